@@ -1,4 +1,5 @@
 //! Dolmen: checkpoints that stay standing.
 pub mod error;
+pub mod format;
 pub mod source;
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,120 @@
+//! What a file is when it is not a Dolmen file, in words that help the person who has it.
+
+use super::rules::HDR_2;
+use crate::error::Error;
+
+/// How many bytes of the beginning of a file a diagnosis looks at.
+pub const DIAGNOSIS_LEN: usize = 512;
+
+/// The error for a file that does not begin with the magic, from its first bytes.
+#[cold]
+pub(crate) fn not_dolmen(start: &[u8]) -> Error {
+    let (what, advice) = diagnose(start);
+    HDR_2.broken(what).with_offset(0).with_advice(advice)
+}
+
+const FETCH_LFS: &str = "the real file is stored elsewhere; run `git lfs pull`";
+const FETCH_AGAIN: &str = "download it again, and check the address and that you are logged in";
+const CONVERT: &str = "use the command `dolmen convert` to make a Dolmen file of it";
+const OTHER: &str = "check that this is the file you meant";
+
+fn diagnose(start: &[u8]) -> (&'static str, &'static str) {
+    if start.is_empty() {
+        return ("the file is empty", "the program that wrote it stopped too early, or the disk was full; save it again");
+    }
+    let text = start.trim_ascii_start();
+    let begins = |prefix: &[u8]| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix));
+    if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return ("this is a git-LFS pointer, not the file itself", FETCH_LFS);
+    }
+    if begins(b"<!doctype html") || begins(b"<html") || begins(b"<head") {
+        return ("this is an HTML page, not a checkpoint: a download got a web page instead of the file", FETCH_AGAIN);
+    }
+    if begins(b"<?xml") || begins(b"<error>") {
+        return ("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
+    }
+    if start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e") {
+        return ("this is a PyTorch checkpoint of the old kind, from before version 1.6", OTHER);
+    }
+    if matches!(start, [0x80, 2..=5, ..]) {
+        return ("this is a Python pickle, not a checkpoint; it was not opened, for a pickle can run any code", OTHER);
+    }
+    if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
+        return ("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT);
+    }
+    if start.starts_with(b"\x93NUMPY") {
+        return ("this is a NumPy .npy file", CONVERT);
+    }
+    if is_safetensors(start) {
+        return ("this is a safetensors file", CONVERT);
+    }
+    if start.starts_with(b"GGUF") {
+        return ("this is a GGUF file", OTHER);
+    }
+    if start.starts_with(b"\x89HDF\r\n\x1a\n") {
+        return ("this is an HDF5 file", OTHER);
+    }
+    if start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd") || start.starts_with(b"\xfd7zXZ\0") {
+        return ("this is a compressed file", "decompress it first");
+    }
+    if begins(b"{") || begins(b"[") {
+        return ("this looks like JSON text, perhaps a server's error message, not a checkpoint", FETCH_AGAIN);
+    }
+    if start.iter().all(|&byte| byte == 0) {
+        return (
+            "the file begins with zeros: it was made longer but never written, as after a crash without fsync",
+            "restore it from another copy, or salvage what is intact",
+        );
+    }
+    if start.starts_with(b"\x89DOLMEN\r\n") || start.starts_with(b"\x89DOLMEN\r") {
+        return (
+            "line endings were changed in this file: it went through a transfer in text mode",
+            "transfer it again, in binary mode",
+        );
+    }
+    if start.starts_with(b"\x09DOLMEN\n") {
+        return ("the top bit of the bytes was cleared: the file went through a 7-bit transfer", FETCH_AGAIN);
+    }
+    ("this is not a Dolmen file: it does not begin with the magic bytes 89 44 4F 4C 4D 45 4E 0A", OTHER)
+}
+
+/// Whether bytes begin as a safetensors file does: a length, then JSON.
+pub(crate) fn is_safetensors(start: &[u8]) -> bool {
+    match start.split_first_chunk::<8>() {
+        Some((len, rest)) => u64::from_le_bytes(*len) < 1 << 40 && rest.first() == Some(&b'{'),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_impostors_get_a_sentence_of_their_own() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"", "empty"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git-LFS pointer"),
+            (b"\n<!DOCTYPE html><html>", "HTML page"),
+            (b"<?xml version=\"1.0\"?><Error><Code>AccessDenied", "XML"),
+            (b"\x80\x02}q\x00.", "Python pickle"),
+            (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e", "before version 1.6"),
+            (b"PK\x03\x04....", "ZIP"),
+            (b"\x93NUMPY\x01\x00", ".npy"),
+            (b"\x10\0\0\0\0\0\0\0{\"a\":1}", "safetensors"),
+            (b"GGUF\x03\0\0\0", "GGUF"),
+            (b"\x89HDF\r\n\x1a\n", "HDF5"),
+            (b"\x1f\x8b\x08", "compressed"),
+            (b"{\"error\":\"not found\"}", "JSON"),
+            (&[0; 64], "zeros"),
+            (b"\x89DOLMEN\r\nxxxx", "line endings"),
+            (b"\x09DOLMEN\nxxxx", "7-bit"),
+            (b"hello world", "not a Dolmen file"),
+        ];
+        for (bytes, words) in cases {
+            let e = not_dolmen(bytes);
+            assert!(e.to_string().contains(words), "{words}: {e}");
+            assert_eq!((e.rule(), e.advice().is_some()), (Some("HDR-2"), true));
+        }
+    }
+}
