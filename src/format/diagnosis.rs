@@ -20,7 +20,10 @@ const OTHER: &str = "check that this is the file you meant";
 
 fn diagnose(start: &[u8]) -> (&'static str, &'static str) {
     if start.is_empty() {
-        return ("the file is empty", "the program that wrote it stopped too early, or the disk was full; save it again");
+        return (
+            "the file is empty",
+            "the program that wrote it stopped too early, or the disk was full; save it again",
+        );
     }
     let text = start.trim_ascii_start();
     let begins = |prefix: &[u8]| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix));

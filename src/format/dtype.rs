@@ -54,7 +54,7 @@ macro_rules! dtypes {
                 match self {
                     $(DType::$variant => Cow::Borrowed($name),)*
                     DType::Opaque { .. } => Cow::Borrowed("opaque"),
-                    DType::Unknown { code, .. } => Cow::Owned(format!("unknown({code:#06x})")),
+                    DType::Unknown { code, .. } => Cow::Owned(format!("unknown(0x{code:04X})")),
                 }
             }
 

@@ -76,8 +76,10 @@ impl Header {
         let crc = bytes.split_last_chunk::<4>().map(|(covered, _)| crc32(covered));
         if crc != Some(raw.header_crc32) {
             return Err(HDR_3
-                .broken(format!("the header is damaged: its checksum is {:08x}, but", raw.header_crc32)
-                    + &format!(" its bytes give {:08x}", crc.unwrap_or_default()))
+                .broken(
+                    format!("the header is damaged: its checksum is {:08x}, but", raw.header_crc32)
+                        + &format!(" its bytes give {:08x}", crc.unwrap_or_default()),
+                )
                 .with_numbers(raw.header_crc32.into(), crc.unwrap_or_default().into())
                 .with_offset(0)
                 .with_advice(DAMAGED_ADVICE));
@@ -186,10 +188,7 @@ impl Header {
             return Ok(());
         }
         Err(IDX_1
-            .broken(format!(
-                "the index is damaged: its checksum should be {:08x} and is {crc:08x}",
-                self.index_crc32
-            ))
+            .broken(format!("the index is damaged: its checksum should be {:08x} and is {crc:08x}", self.index_crc32))
             .with_numbers(self.index_crc32.into(), crc.into())
             .with_offset(self.index_offset)
             .with_advice(DAMAGED_ADVICE))
@@ -221,6 +220,11 @@ impl Header {
     /// The header of a file that is still being written (HDR-6).
     pub(crate) fn provisional(alignment_log2: u8, block_log2: u8) -> Header {
         Header { minor: MINOR, file_len: 0, index_offset: 0, index_len: 0, index_crc32: 0, alignment_log2, block_log2 }
+    }
+
+    /// The first byte that data may have: after the header, or anywhere in a file of another format, whose alignment is 1.
+    pub(crate) fn data_begin(&self) -> u64 {
+        if self.alignment_log2 == 0 { 0 } else { HEADER_LEN_U64 }
     }
 
     /// The minor version of the format.

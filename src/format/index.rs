@@ -248,8 +248,6 @@ pub(crate) struct Index<'a> {
 /// A tensor of the index whose own rules hold: everything it names lies in the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TensorEntry<'a> {
-    /// Its place in the order of names.
-    pub(crate) number: usize,
     pub(crate) name: &'a str,
     pub(crate) dtype: DType,
     pub(crate) shape: &'a [u64],
@@ -398,7 +396,10 @@ impl<'a> Index<'a> {
         }
         let strided = raw.flags & STRIDED != 0;
         let Some(dtype) = DType::from_code(raw.dtype, raw.bits) else {
-            return broken(TEN_7, format!("dtype {:#06x} with {} bits per element does not exist", raw.dtype, raw.bits));
+            return broken(
+                TEN_7,
+                format!("dtype {:#06x} with {} bits per element does not exist", raw.dtype, raw.bits),
+            );
         };
         let rank = usize::from(raw.rank);
         let dims = len_usize(raw.first_dim).and_then(|first| {
@@ -434,17 +435,7 @@ impl<'a> Index<'a> {
             }
             None => return broken(TEN_11, format!("the extent of shape {shape:?} overflows")),
         };
-        Ok(TensorEntry {
-            number,
-            name,
-            dtype,
-            shape,
-            strides,
-            storage: raw.storage,
-            start: raw.start,
-            element_count,
-            extent,
-        })
+        Ok(TensorEntry { name, dtype, shape, strides, storage: raw.storage, start: raw.start, element_count, extent })
     }
 
     /// The storage of that number, if there is one, with the rules that speak of it alone checked.
@@ -458,7 +449,7 @@ impl<'a> Index<'a> {
         if raw.data_offset % self.header.alignment() != 0 {
             return broken(STO_1, format!("its data begins at byte {}, which is not aligned", raw.data_offset));
         }
-        if raw.data_offset < HEADER_LEN_U64 || !end.is_some_and(|end| end <= self.header.index_offset) {
+        if raw.data_offset < self.header.data_begin() || !end.is_some_and(|end| end <= self.header.index_offset) {
             return broken(
                 STO_1,
                 format!(
@@ -529,7 +520,9 @@ impl<'a> Index<'a> {
             }
         }
         if next_block != self.blocks.len() {
-            return Err(STO_3.broken(format!("the storages have {next_block} blocks, {} are listed", self.blocks.len())));
+            return Err(
+                STO_3.broken(format!("the storages have {next_block} blocks, {} are listed", self.blocks.len()))
+            );
         }
 
         let mut next_name = 0u64;
@@ -545,7 +538,10 @@ impl<'a> Index<'a> {
             }
             next_name = next_name.saturating_add(raw.name_len.into());
             if previous.is_some_and(|previous| previous >= entry.name) {
-                return broken(TEN_4, format!("it follows {}, so names are not ascending", quoted(previous.unwrap_or(""))));
+                return broken(
+                    TEN_4,
+                    format!("it follows {}, so names are not ascending", quoted(previous.unwrap_or(""))),
+                );
             }
             previous = Some(entry.name);
             if raw.first_dim != next_dim {

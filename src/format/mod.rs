@@ -16,6 +16,7 @@
     )
 )]
 
+pub(crate) mod catalog;
 pub mod checksum;
 pub mod descriptor;
 pub mod diagnosis;
@@ -25,6 +26,7 @@ pub mod index;
 pub mod layout;
 pub mod limits;
 pub mod rules;
+pub mod value;
 
 /// A length in memory as a length in a file.
 #[inline]

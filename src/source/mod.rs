@@ -1,7 +1,15 @@
 //! Where bytes come from: memory, a mapped file, a file read on demand.
 //!
 //! `read` asks this room for ranges of bytes and never knows which kind it has. This is the only room
-//! with `unsafe` code.
+//! with `unsafe` code, all of it in `map.rs`.
+
+#[cfg(feature = "fs")]
+pub(crate) mod file;
+mod heap;
+#[cfg(feature = "mmap")]
+pub(crate) mod map;
+
+pub use heap::{AlignedBytes, HEAP_ALIGNMENT};
 
 /// Something of a known length that can be read at any position.
 ///
@@ -35,5 +43,66 @@ impl ReadAt for [u8] {
             .ok_or(std::io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(bytes);
         Ok(())
+    }
+}
+
+/// The bytes of a checkpoint, wherever they are.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The whole file, in memory of our own.
+    Heap(AlignedBytes),
+    /// The whole file, in memory that lives as long as the program.
+    Static(&'static [u8]),
+    /// The whole file, mapped.
+    #[cfg(feature = "mmap")]
+    Map(map::Mapped),
+    /// A file whose storages are read when they are touched.
+    #[cfg(feature = "fs")]
+    File(std::fs::File),
+}
+
+impl Source {
+    /// The whole file's bytes, if they can be borrowed.
+    #[inline]
+    pub(crate) fn resident(&self) -> Option<&[u8]> {
+        match self {
+            Source::Heap(bytes) => Some(bytes),
+            Source::Static(bytes) => Some(bytes),
+            #[cfg(feature = "mmap")]
+            Source::Map(bytes) => Some(bytes),
+            #[cfg(feature = "fs")]
+            Source::File(_) => None,
+        }
+    }
+}
+
+impl Source {
+    /// Says that a range will be read soon, all of it. Best effort.
+    pub(crate) fn will_need(&self, offset: usize, len: usize) {
+        match self {
+            #[cfg(feature = "mmap")]
+            Source::Map(map) => map.will_need(offset, len),
+            _ => {
+                let _ = (offset, len);
+            }
+        }
+    }
+}
+
+impl ReadAt for Source {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        match self {
+            #[cfg(feature = "fs")]
+            Source::File(file) => file.byte_len(),
+            resident => resident.resident().unwrap_or_default().byte_len(),
+        }
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self {
+            #[cfg(feature = "fs")]
+            Source::File(file) => file.read_exact_at(buffer, offset),
+            resident => resident.resident().unwrap_or_default().read_exact_at(buffer, offset),
+        }
     }
 }

@@ -1,2 +1,2 @@
 //! The command `dolmen`.
-fn main(){}
+fn main() {}

@@ -1,0 +1,117 @@
+//! What people and programs are shown.
+
+use super::*;
+
+fn sample() -> Value {
+    let mut state = Dict::from([("w", Value::tensor("model.w")), ("h", TensorRef::list("hist").into())]);
+    state.kind = DictKind::Ordered;
+    let mut object = Object::new(Global::new("argparse", "Namespace"));
+    object.args = Some(Value::Tuple(vec![]));
+    object.state = Some(Dict::from([("lr", 0.5)]).into());
+    Dict::from([
+        (Value::from("model"), Value::Shareable(Box::new(state.into()))),
+        (Value::from("again"), Value::SharedRef(0)),
+        (Value::Tuple(vec![Value::from("a"), Value::from(1)]), (0..100).collect()),
+        (Value::from("names"), Value::from_iter(["x\u{1b}[31m", "y", "z"])),
+        (Value::from("args"), object.into()),
+    ])
+    .into()
+}
+
+#[test]
+fn a_tree_shows_nesting_and_shortens_what_is_long() {
+    let options = TreeOptions { max_items: 5, ..TreeOptions::default() };
+    let expected = r#"
+dict of 5
+├─ "model": #0 ordered dict of 2
+│  ├─ "w": tensor "model.w"
+│  └─ "h": tensor "hist" (held as list)
+├─ "again": see #0
+├─ ("a", 1): list of 100: [0, 1, 2, 3, 4, … 95 more]
+├─ "names": list of 3
+│  ├─ 0: "x\u{1b}[31m"
+│  ├─ 1: "y"
+│  └─ 2: "z"
+└─ "args": object "argparse.Namespace"
+   ├─ args: tuple of 0
+   └─ state: dict of 1
+      └─ "lr": 0.5"#;
+    assert_eq!(sample().tree(options).to_string(), expected.trim_start());
+}
+
+#[test]
+fn a_tree_keeps_to_its_limits() {
+    let options = TreeOptions { max_items: 2, max_text: 3, max_depth: 1 };
+    let expected = "dict of 5\n├─ \"mod\"…: #0 ordered dict of 2\n├─ \"aga\"…: see #0\n└─ … 3 more";
+    assert_eq!(sample().tree(options).to_string(), expected);
+    let value = Value::from(vec![Value::Bytes(vec![0xAB; 9]), "long".into(), Value::integer(true, &[9; 9])]);
+    let options = TreeOptions { max_text: 3, ..TreeOptions::default() };
+    let expected = "list of 3\n├─ 0: bytes, 9 bytes: ababab…\n├─ 1: \"lon\"…\n└─ 2: integer of 9 bytes";
+    assert_eq!(value.tree(options).to_string(), expected);
+}
+
+#[test]
+fn a_tree_names_each_kind() {
+    let mut default = Dict::of_kind(DictKind::Default);
+    default.factory = Some(Box::new(Value::global("builtins", "int")));
+    let value = Value::from(vec![
+        default.into(),
+        Value::Complex(1.0, -2.0),
+        Value::FrozenSet(vec![1.into(), Value::Null]),
+        BTreeMap::from([("k".to_owned(), Value::from(f64::NAN))]).into(),
+        Value::Wtf8(hex("eda080")),
+    ]);
+    let expected = r#"
+list of 5
+├─ 0: default dict of 0
+│  └─ (factory): global "builtins.int"
+├─ 1: (1.0, -2.0i)
+├─ 2: frozenset of 2: {1, null}
+├─ 3: map of 1
+│  └─ "k": NaN
+└─ 4: text with surrogates, 3 bytes: eda080"#;
+    assert_eq!(value.tree(TreeOptions::default()).to_string(), expected.trim_start());
+}
+
+#[test]
+fn long_integers_are_shown_in_hexadecimal() {
+    let Value::BigInt(big) = Value::integer(true, &[0x10; 1025]) else { panic!() };
+    assert!(big.to_string().starts_with("-0x1010"));
+    let Value::BigInt(big) = Value::integer(false, &[0xFF; 1024]) else { panic!() };
+    let digits = big.to_string();
+    assert_eq!((digits.len(), &digits[..10], &digits[digits.len() - 5..]), (2467, "1090748135", "30815"));
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn json_leaves_nothing_out() {
+    let json = |value: Value| value.to_json().to_string();
+    assert_eq!(
+        json(sample()),
+        r#"{"$dict":[["model",{"$shareable":{"$ordered":{"w":{"$tensor":"model.w"},"h":{"$tensor":"hist","as":"list"}}}}],["again",{"$shared_ref":0}],[{"$tuple":["a",1]},LIST],["names",["x\u001b[31m","y","z"]],["args",{"$object":{"class":"argparse.Namespace","args":{"$tuple":[]},"state":{"lr":0.5}}}]]}"#
+            .replace("LIST", &serde_json::Value::from_iter(0..100).to_string())
+    );
+    assert_eq!(json(Value::from(1_i64 << 53)), "9007199254740992");
+    assert_eq!(json(Value::from((1_i64 << 53) + 1)), r#"{"$int":"9007199254740993"}"#);
+    assert_eq!(json(Value::from(-(1_i128 << 64))), r#"{"$int":"-18446744073709551616"}"#);
+    assert_eq!(json(Value::from(-0.0)), "-0.0");
+    assert_eq!(json(Value::from(f64::NEG_INFINITY)), r#"{"$float":"fff0000000000000"}"#);
+    assert_eq!(json(Value::Complex(1.0, f64::INFINITY)), r#"{"$complex":[1.0,{"$float":"7ff0000000000000"}]}"#);
+    assert_eq!(json(Value::Bytes(vec![0, 255])), r#"{"$bytes":"00ff"}"#);
+    assert_eq!(json(Value::ByteArray(vec![1])), r#"{"$bytearray":"01"}"#);
+    assert_eq!(json(Value::Wtf8(hex("eda080"))), r#"{"$wtf8":"eda080"}"#);
+    assert_eq!(json(Value::global("m", "n")), r#"{"$global":"m.n"}"#);
+    assert_eq!(json(Value::Set(vec![1.into()])), r#"{"$set":[1]}"#);
+    assert_eq!(json(Value::FrozenSet(vec![])), r#"{"$frozenset":[]}"#);
+    assert_eq!(json(Dict::from([("a", 1), ("b", 2)]).into()), r#"{"a":1,"b":2}"#);
+    assert_eq!(json(Dict::from([("a", 1), ("a", 2)]).into()), r#"{"$dict":[["a",1],["a",2]]}"#);
+    assert_eq!(json(Dict::from([("$a", 1)]).into()), r#"{"$dict":[["$a",1]]}"#);
+    assert_eq!(json(BTreeMap::from([("$a".to_owned(), Value::Null)]).into()), r#"{"$map":[["$a",null]]}"#);
+    let mut counter = Dict::of_kind(DictKind::Counter);
+    counter.push(1, 2);
+    counter.attributes = Some(Box::new(true.into()));
+    assert_eq!(json(counter.into()), r#"{"$counter":[[1,2]],"attributes":true}"#);
+    let mut tensor = TensorRef::new("w");
+    tensor.attributes.insert("$tensor".into(), 1.into());
+    assert_eq!(json(tensor.into()), r#"{"$tensor":"w","$attributes":{"$tensor":1}}"#);
+}

@@ -1,0 +1,305 @@
+//! Values as a tree of lines, for people to read.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use super::{DictKind, Global, Object, TensorRef, Value};
+use crate::error::quoted;
+
+/// How much a [`Tree`] shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TreeOptions {
+    /// Elements shown of each list, dictionary or other collection; 20 by default.
+    pub max_items: usize,
+    /// Characters shown of each text, and bytes of each byte string: 80 by default, 200 at most.
+    pub max_text: usize,
+    /// Levels shown; 32 by default.
+    pub max_depth: usize,
+}
+
+impl Default for TreeOptions {
+    fn default() -> TreeOptions {
+        TreeOptions { max_items: 20, max_text: 80, max_depth: 32 }
+    }
+}
+
+/// A value shown as a tree: see [`Value::tree`].
+///
+/// Names and texts have their control characters escaped, so that none can write on a terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
+    value: &'a Value,
+    options: TreeOptions,
+}
+
+impl<'a> Tree<'a> {
+    pub(super) fn new(value: &'a Value, options: TreeOptions) -> Tree<'a> {
+        Tree { value, options }
+    }
+}
+
+/// What a line stands for: a value, or what an object holds that is no value of its own.
+#[derive(Clone, Copy)]
+enum Node<'a> {
+    Value(&'a Value),
+    Values(&'a [Value]),
+    Pairs(&'a [(Value, Value)]),
+    Text(&'a str),
+}
+
+/// The lines below a line.
+#[derive(Default)]
+struct Children<'a> {
+    shown: Vec<(String, Node<'a>)>,
+    hidden: usize,
+}
+
+/// The children on one level that are still to be written.
+struct Level<'a> {
+    rest: std::vec::IntoIter<(String, Node<'a>)>,
+    hidden: usize,
+    /// The length of the prefix that these lines have.
+    prefix_len: usize,
+}
+
+impl fmt::Display for Tree<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let writer = Writer { options: self.options, numbers: shareable_numbers(self.value) };
+        let root = Node::Value(self.value);
+        f.write_str(&writer.headline(root))?;
+        let mut prefix = String::new();
+        let mut levels = Vec::new();
+        levels.extend(writer.level(root, 0, 0));
+        while let Some(level) = levels.last_mut() {
+            prefix.truncate(level.prefix_len);
+            let Some((label, node)) = level.rest.next() else {
+                if level.hidden != 0 {
+                    write!(f, "\n{prefix}└─ … {} more", level.hidden)?;
+                }
+                levels.pop();
+                continue;
+            };
+            let last = level.rest.len() == 0 && level.hidden == 0;
+            let branch = if last { "└─ " } else { "├─ " };
+            write!(f, "\n{prefix}{branch}{label}: {}", writer.headline(node))?;
+            prefix.push_str(if last { "   " } else { "│  " });
+            levels.extend(writer.level(node, levels.len(), prefix.len()));
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of shareable values, by where they are in memory.
+fn shareable_numbers(value: &Value) -> BTreeMap<*const Value, u64> {
+    let shareables = value.descendants().filter(|value| matches!(value, Value::Shareable(_)));
+    shareables.map(std::ptr::from_ref).zip(0..).collect()
+}
+
+struct Writer {
+    options: TreeOptions,
+    numbers: BTreeMap<*const Value, u64>,
+}
+
+impl Writer {
+    /// The level below a node at this depth, if there is something to write there.
+    fn level<'a>(&self, node: Node<'a>, depth: usize, prefix_len: usize) -> Option<Level<'a>> {
+        if depth >= self.options.max_depth {
+            return None;
+        }
+        let children = self.children(node);
+        if children.shown.is_empty() && children.hidden == 0 {
+            return None;
+        }
+        Some(Level { rest: children.shown.into_iter(), hidden: children.hidden, prefix_len })
+    }
+
+    fn children<'a>(&self, node: Node<'a>) -> Children<'a> {
+        match node {
+            Node::Values(items) => self.items(items),
+            Node::Pairs(pairs) => self.pairs(pairs),
+            Node::Text(_) => Children::default(),
+            Node::Value(value) => match value.unmarked() {
+                Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => {
+                    self.items(items)
+                }
+                Value::Dict(dict) => {
+                    let mut children = self.pairs(&dict.entries);
+                    let extras = [("(factory)", &dict.factory), ("(attributes)", &dict.attributes)];
+                    let extras = extras.into_iter().filter_map(|(label, value)| Some((label, value.as_deref()?)));
+                    children.shown.splice(0..0, extras.map(|(label, value)| (label.to_owned(), Node::Value(value))));
+                    children
+                }
+                Value::Map(map) => self.map(map),
+                Value::Tensor(tensor) if !tensor.is_list() => self.map(&tensor.attributes),
+                Value::Object(object) => fields(object),
+                _ => Children::default(),
+            },
+        }
+    }
+
+    fn items<'a>(&self, items: &'a [Value]) -> Children<'a> {
+        if self.is_flat(items) {
+            return Children::default();
+        }
+        let shown: Vec<_> = items.iter().take(self.options.max_items).enumerate().collect();
+        let hidden = items.len().saturating_sub(shown.len());
+        Children { shown: shown.into_iter().map(|(i, item)| (i.to_string(), Node::Value(item))).collect(), hidden }
+    }
+
+    fn pairs<'a>(&self, pairs: &'a [(Value, Value)]) -> Children<'a> {
+        let shown: Vec<_> = pairs.iter().take(self.options.max_items).collect();
+        let hidden = pairs.len().saturating_sub(shown.len());
+        Children {
+            shown: shown.into_iter().map(|(key, value)| (self.label(key), Node::Value(value))).collect(),
+            hidden,
+        }
+    }
+
+    fn map<'a>(&self, map: &'a BTreeMap<String, Value>) -> Children<'a> {
+        let shown: Vec<_> = map.iter().take(self.options.max_items).collect();
+        let hidden = map.len().saturating_sub(shown.len());
+        Children { shown: shown.into_iter().map(|(key, value)| (self.text(key), Node::Value(value))).collect(), hidden }
+    }
+
+    /// Whether what is shown of a collection is so simple that it goes on one line.
+    fn is_flat(&self, items: &[Value]) -> bool {
+        items.iter().take(self.options.max_items).all(|item| {
+            matches!(
+                item,
+                Value::Null
+                    | Value::Bool(_)
+                    | Value::Int(_)
+                    | Value::Float(_)
+                    | Value::Complex(..)
+                    | Value::SharedRef(_)
+            )
+        })
+    }
+
+    /// A dictionary's key.
+    fn label(&self, key: &Value) -> String {
+        match key {
+            Value::Tuple(items) if items.iter().all(|item| matches!(item, Value::Text(_) | Value::Int(_))) => {
+                self.on_one_line("(", items, ")")
+            }
+            _ => self.headline(Node::Value(key)),
+        }
+    }
+
+    fn headline(&self, node: Node<'_>) -> String {
+        let value = match node {
+            Node::Values(items) => return self.collection("list", "[", items, "]"),
+            Node::Pairs(pairs) => return format!("dict of {}", pairs.len()),
+            Node::Text(text) => return self.text(text),
+            Node::Value(value) => value,
+        };
+        match value {
+            Value::Null => "null".to_owned(),
+            Value::Bool(value) => value.to_string(),
+            Value::Int(value) => value.to_string(),
+            Value::BigInt(value) if value.magnitude().len() > self.max_text() => {
+                format!("integer of {} bytes", value.magnitude().len())
+            }
+            Value::BigInt(value) => value.to_string(),
+            Value::Float(value) => format!("{value:?}"),
+            Value::Complex(real, imaginary) => format!("({real:?}, {imaginary:?}i)"),
+            Value::Text(text) => self.text(text),
+            Value::Wtf8(bytes) => self.bytes("text with surrogates", bytes),
+            Value::Bytes(bytes) => self.bytes("bytes", bytes),
+            Value::ByteArray(bytes) => self.bytes("bytearray", bytes),
+            Value::List(items) => self.collection("list", "[", items, "]"),
+            Value::Tuple(items) => self.collection("tuple", "(", items, ")"),
+            Value::Set(items) => self.collection("set", "{", items, "}"),
+            Value::FrozenSet(items) => self.collection("frozenset", "{", items, "}"),
+            Value::Dict(dict) if dict.kind == DictKind::Plain => format!("dict of {}", dict.entries.len()),
+            Value::Dict(dict) => format!("{} dict of {}", dict.kind.name(), dict.entries.len()),
+            Value::Map(map) => format!("map of {}", map.len()),
+            Value::Tensor(tensor) => self.tensor(tensor),
+            Value::Global(global) => format!("global {}", self.global(global)),
+            Value::Object(object) => format!("object {}", self.global(&object.class)),
+            Value::Shareable(inner) => self.shareable(value, inner),
+            Value::SharedRef(number) => format!("see #{number}"),
+        }
+    }
+
+    fn shareable(&self, value: &Value, inner: &Value) -> String {
+        let number = |value: &Value| self.numbers.get(&std::ptr::from_ref(value)).copied().unwrap_or_default();
+        let mut line = format!("#{} ", number(value));
+        let mut inner = inner;
+        while let Value::Shareable(next) = inner {
+            let _ = write!(line, "#{} ", number(inner));
+            inner = next;
+        }
+        line + &self.headline(Node::Value(inner))
+    }
+
+    fn max_text(&self) -> usize {
+        self.options.max_text.min(200)
+    }
+
+    fn text(&self, text: &str) -> String {
+        match text.char_indices().nth(self.max_text()) {
+            Some((end, _)) => quoted(text.get(..end).unwrap_or_default()) + "…",
+            None => quoted(text),
+        }
+    }
+
+    fn global(&self, global: &Global) -> String {
+        self.text(&format!("{}.{}", global.module, global.name))
+    }
+
+    fn tensor(&self, tensor: &TensorRef) -> String {
+        let held_as = if tensor.is_list() { " (held as list)" } else { "" };
+        format!("tensor {}{held_as}", self.text(&tensor.name))
+    }
+
+    fn bytes(&self, what: &str, bytes: &[u8]) -> String {
+        let mut line = format!("{what}, {} bytes: ", bytes.len());
+        for byte in bytes.iter().take(self.max_text()) {
+            let _ = write!(line, "{byte:02x}");
+        }
+        if bytes.len() > self.max_text() {
+            line.push('…');
+        }
+        line
+    }
+
+    fn collection(&self, what: &str, open: &str, items: &[Value], close: &str) -> String {
+        let line = format!("{what} of {}", items.len());
+        if items.is_empty() || !self.is_flat(items) {
+            return line;
+        }
+        format!("{line}: {}", self.on_one_line(open, items, close))
+    }
+
+    fn on_one_line(&self, open: &str, items: &[Value], close: &str) -> String {
+        let mut line = open.to_owned();
+        for (i, item) in items.iter().take(self.options.max_items).enumerate() {
+            if i != 0 {
+                line.push_str(", ");
+            }
+            line.push_str(&self.headline(Node::Value(item)));
+        }
+        let hidden = items.len().saturating_sub(self.options.max_items);
+        if hidden != 0 {
+            let _ = write!(line, ", … {hidden} more");
+        }
+        line.push_str(close);
+        line
+    }
+}
+
+fn fields(object: &Object) -> Children<'_> {
+    let Object { class: _, args, kwargs, state, items, entries, new } = object;
+    let fields = [
+        ("new", new.as_deref().map(Node::Text)),
+        ("args", args.as_ref().map(Node::Value)),
+        ("items", items.as_deref().map(Node::Values)),
+        ("state", state.as_ref().map(Node::Value)),
+        ("kwargs", kwargs.as_deref().map(Node::Pairs)),
+        ("entries", entries.as_deref().map(Node::Pairs)),
+    ];
+    let shown = fields.into_iter().filter_map(|(label, node)| Some((label.to_owned(), node?))).collect();
+    Children { shown, hidden: 0 }
+}

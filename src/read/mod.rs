@@ -1,0 +1,438 @@
+//! Reading: [`Checkpoint`], [`TensorView`], and verification.
+//!
+//! A checkpoint is a [source](crate::source) of bytes, a header, and the places of the sections; everything else is looked up
+//! where it lies. `open` does the steps of opening, `tensor` is what users hold, `touched` remembers what has been verified,
+//! `span` cuts the file for threads, and `verify` is the strict reader.
+
+mod gather;
+mod guest;
+#[cfg(feature = "fs")]
+mod load;
+mod open;
+mod parallel;
+mod span;
+mod tensor;
+mod touched;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+#[cfg(feature = "fs")]
+use std::sync::OnceLock;
+
+pub use guest::GuestIndex;
+#[cfg(feature = "fs")]
+pub(crate) use load::{load, read_whole};
+pub(crate) use parallel::default_threads;
+pub use tensor::{Rows, TensorView};
+pub use verify::{BadBlock, DamagedTensor, Report, VerifyOptions, verify_source};
+
+use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::format::checksum::crc32;
+use crate::format::header::Header;
+use crate::format::index::{Index, StorageEntry};
+use crate::format::limits::Limits;
+use crate::format::value::{self, Value};
+use crate::source::{AlignedBytes, Source};
+use open::Head;
+use touched::AtomicSet;
+
+/// Bytes from which on the first touch of a range is verified by several threads.
+const PARALLEL_LEN: u64 = 16 << 20;
+
+/// An open file of tensors.
+///
+/// | | bytes | data is checked | use it for |
+/// |---|---|---|---|
+/// | [`open`](Checkpoint::open) | read into aligned memory | all of it, before it returns | models |
+/// | [`map`](Checkpoint::map) | mapped, zero-copy | at first touch | large features; fastest |
+/// | [`open_on_demand`](Checkpoint::open_on_demand) | each storage read when touched | at first touch | looking into large files safely |
+/// | [`from_bytes`](Checkpoint::from_bytes), [`from_static`](Checkpoint::from_static) | in memory already | at first touch | tests, wasm |
+///
+/// Opening checks header, trailer and the checksum of the index; looking up a tensor checks its record. What is verified once is
+/// remembered. [`verify`](Checkpoint::verify) checks everything, strictly. All methods take `&self`, from any number of
+/// threads.
+#[derive(Debug)]
+pub struct Checkpoint {
+    head: Head,
+    source: Source,
+    /// The index, if the source cannot lend it.
+    own_index: Option<AlignedBytes>,
+    /// What is special about a file of another format.
+    guest: Option<guest::Guest>,
+    /// Storages that were read on demand, by number.
+    #[cfg(feature = "fs")]
+    loaded: OnceLock<Box<[OnceLock<AlignedBytes>]>>,
+    verified: AtomicSet,
+    limits: Limits,
+    path: Option<PathBuf>,
+}
+
+/// Checks a block's bytes (BLK-1); gives its number among all blocks.
+fn check_block(storage: &StorageEntry<'_>, number: u32, block: u64, range: &Range<u64>, bytes: &[u8]) -> Result<usize> {
+    let within = block as usize;
+    let expected = storage.blocks.get(within).copied().unwrap_or_default();
+    let found = crc32(bytes);
+    if found != expected {
+        return Err(verify::block_damaged(number, block, range, expected, found));
+    }
+    Ok(storage.first_block + within)
+}
+
+impl Checkpoint {
+    fn new(head: Head, source: Source, own_index: Option<AlignedBytes>, limits: Limits) -> Checkpoint {
+        let mut checkpoint = Checkpoint {
+            head,
+            source,
+            own_index,
+            guest: None,
+            #[cfg(feature = "fs")]
+            loaded: OnceLock::new(),
+            verified: AtomicSet::new(0),
+            limits,
+            path: None,
+        };
+        checkpoint.verified = AtomicSet::new(checkpoint.index().block_count());
+        checkpoint
+    }
+
+    /// Opens a Dolmen file: steps 1 to 7 of reading.
+    pub(crate) fn of_source(source: Source, limits: Limits) -> Result<Checkpoint> {
+        if let Some(bytes) = source.resident() {
+            let head = Head::of_resident(bytes, &limits, |offset, len| source.will_need(offset, len))?;
+            return Ok(Checkpoint::new(head, source, None, limits));
+        }
+        let (header, index) = Head::read(&source, &limits)?;
+        let head = Head::parse(header, &index, &limits)?;
+        Ok(Checkpoint::new(head, source, Some(index), limits))
+    }
+
+    #[cfg(feature = "fs")]
+    pub(crate) fn at_path(mut self, path: &Path) -> Checkpoint {
+        self.path = Some(path.to_path_buf());
+        self
+    }
+
+    #[inline]
+    pub(crate) fn index(&self) -> Index<'_> {
+        if let Some(own) = &self.own_index {
+            return self.head.index(own);
+        }
+        // In range: the header was checked against these bytes.
+        let rest = usize::try_from(self.head.header.index_offset)
+            .ok()
+            .and_then(|offset| self.source.resident()?.get(offset..))
+            .unwrap_or_default();
+        self.head.index(rest)
+    }
+
+    /// The header: version, lengths, alignment.
+    pub fn header(&self) -> &Header {
+        &self.head.header
+    }
+
+    /// The path it was opened at, if it was.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The format of the file: `dolmen`, or that of a guest, such as `safetensors`.
+    pub fn format(&self) -> &str {
+        self.guest.as_ref().map_or("dolmen", |guest| guest.format)
+    }
+
+    /// The version of the format: `1.0`, or what a guest's format has for one.
+    pub fn format_version(&self) -> String {
+        match &self.guest {
+            None => format!("{}.{}", crate::format::header::MAJOR, self.head.header.minor),
+            Some(guest) => guest.version.clone(),
+        }
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.index().tensor_count()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many storages there are: fewer than tensors if some share one.
+    pub fn storage_count(&self) -> usize {
+        self.index().storage_count()
+    }
+
+    /// The tensor of that name.
+    ///
+    /// **Cost**: a binary search in the index where it lies; nothing is built, and no data is touched.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), with a name that is close to it if there is one;
+    /// [`Malformed`](ErrorKind::Malformed) if its record breaks a rule.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        self.get(name)?.ok_or_else(|| self.not_found(name))
+    }
+
+    /// The tensor of that name, if there is one.
+    ///
+    /// # Errors
+    /// [`Malformed`](ErrorKind::Malformed) if its record breaks a rule.
+    pub fn get(&self, name: &str) -> Result<Option<TensorView<'_>>> {
+        let index = self.index();
+        match index.find(name).map_err(|e| self.in_file(e))? {
+            Some(number) => self.nth(number).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Tensor number `number` in the order of names.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if there are fewer; [`Malformed`](ErrorKind::Malformed) if its record
+    /// breaks a rule.
+    pub fn nth(&self, number: usize) -> Result<TensorView<'_>> {
+        let entry = self.index().tensor(number).map_err(|e| self.in_file(e))?;
+        Ok(TensorView::new(self, entry))
+    }
+
+    /// All tensors, in ascending order of their names.
+    ///
+    /// Each is an error of its own if its record breaks a rule.
+    pub fn tensors(&self) -> impl DoubleEndedIterator<Item = Result<TensorView<'_>>> + ExactSizeIterator {
+        (0..self.len()).map(|number| self.nth(number))
+    }
+
+    #[cold]
+    fn not_found(&self, name: &str) -> Error {
+        let mut message = format!("there is no tensor named {}", quoted(name));
+        // A look at the neighbours in the order of names finds most slips of the pen at the end of a name.
+        let close = self.tensors().flatten().take(100_000).find(|t| {
+            t.name().eq_ignore_ascii_case(name)
+                || t.name().ends_with(&format!(".{name}"))
+                || name.ends_with(&format!(".{}", t.name()))
+        });
+        if let Some(close) = close {
+            message += &format!("; there is one named {}", quoted(close.name()));
+        }
+        self.in_file(Error::new(ErrorKind::NotFound, message))
+    }
+
+    /// The metadata; empty if there is none.
+    ///
+    /// **Cost**: decodes it each time.
+    ///
+    /// # Errors
+    /// [`Malformed`](ErrorKind::Malformed) if it breaks a rule.
+    pub fn metadata(&self) -> Result<BTreeMap<String, Value>> {
+        let Some((bytes, offset)) = self.index().metadata() else { return Ok(BTreeMap::new()) };
+        value::decode_metadata(bytes).map_err(|e| self.in_file(verify::at_section(e, offset)))
+    }
+
+    /// The document: the nested object that the file was saved from, if it has one. Tensors it refers to exist.
+    ///
+    /// **Cost**: decodes it each time.
+    ///
+    /// # Errors
+    /// [`Malformed`](ErrorKind::Malformed) if it breaks a rule.
+    pub fn document(&self) -> Result<Option<Value>> {
+        let index = self.index();
+        let Some((bytes, offset)) = index.document() else { return Ok(None) };
+        let document = value::decode_document(bytes)
+            .map_err(|e| verify::at_section(e, offset))
+            .and_then(|document| verify::check_references(&index, &document).map(|()| document));
+        document.map(Some).map_err(|e| self.in_file(e))
+    }
+
+    /// The sections of the index that this version does not know: kind and bytes. They are ancillary, or opening had failed.
+    pub fn unknown_sections(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.index().unknown_sections()
+    }
+
+    /// Checks every rule of the index for every record; reads no data.
+    ///
+    /// [`open`](Checkpoint::open) and [`verify`](Checkpoint::verify) do it too. **Cost**: one pass over the index.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check_index(&self) -> Result<()> {
+        let index = self.index();
+        // The order that the rules ask for is that of our own writers; a guest was checked when it was read.
+        let check = if self.guest.is_some() { Ok(()) } else { index.check() };
+        check.and_then(|()| verify::check_values(&index)).map_err(|e| self.in_file(e))
+    }
+
+    /// Verifies strictly: every byte of the file, on all threads of the machine.
+    ///
+    /// **Cost**: reads everything once. Nothing is remembered as verified, and nothing is kept in memory.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io) only. What is wrong with the content is in the report.
+    pub fn verify(&self) -> Result<Report> {
+        self.verify_with(&VerifyOptions::default())
+    }
+
+    /// As [`verify`](Checkpoint::verify), with options.
+    ///
+    /// # Errors
+    /// As [`verify`](Checkpoint::verify).
+    pub fn verify_with(&self, options: &VerifyOptions<'_>) -> Result<Report> {
+        let report = match &self.guest {
+            None => verify::verify_checkpoint(&self.head.header, self.index(), &self.source, options),
+            Some(guest) => verify::verify_guest(&self.head.header, self.index(), &self.source, guest, options),
+        };
+        let mut report = report.map_err(|e| self.in_file(e))?;
+        report.problems = report.problems.into_iter().map(|e| self.in_file(e)).collect();
+        Ok(report)
+    }
+
+    /// The limits it was opened with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A range of a storage's bytes, verified or not.
+    pub(crate) fn storage_bytes(&self, number: u32, range: Range<u64>, verified: bool) -> Result<&[u8]> {
+        let index = self.index();
+        let missing = || Error::invalid(format!("there is no storage number {number}"));
+        let storage = index.storage(number)?.ok_or_else(missing)?;
+        if range.start > range.end || range.end > storage.data_len {
+            return Err(Error::invalid(format!("bytes {range:?} of a storage of {}", storage.data_len)));
+        }
+        let data = self.storage_data(number, &storage)?;
+        if verified {
+            self.verify_range(&storage, number, data, &range)?;
+        }
+        // In range: checked above, and `data` is as long as the storage.
+        Ok(&data[range.start as usize..range.end as usize])
+    }
+
+    /// The bytes of a storage, unverified.
+    fn storage_data(&self, number: u32, storage: &StorageEntry<'_>) -> Result<&[u8]> {
+        match self.source.resident() {
+            // In range: rule STO-1 was checked for this storage.
+            Some(all) => Ok(&all[storage.data_offset as usize..(storage.data_offset + storage.data_len) as usize]),
+            #[cfg(feature = "fs")]
+            None => self.load_storage(number, storage),
+            #[cfg(not(feature = "fs"))]
+            None => Err(Error::invalid(format!("storage {number} is not in memory"))),
+        }
+    }
+
+    /// Gives the bytes of a range of a storage piece by piece, verified, and keeps none of them.
+    ///
+    /// A storage that is in memory is given as it lies; one that is not is read block by block.
+    pub(crate) fn stream_storage(
+        &self,
+        number: u32,
+        range: Range<u64>,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        /// A guest's storage is one block, however long: it is then read in pieces of this length.
+        const PIECE: u64 = 1 << 20;
+        let index = self.index();
+        let missing = || Error::invalid(format!("there is no storage number {number}"));
+        let storage = index.storage(number)?.ok_or_else(missing)?;
+        #[cfg(feature = "fs")]
+        let in_memory = self.source.resident().is_some() || self.is_loaded(number);
+        #[cfg(not(feature = "fs"))]
+        let in_memory = true;
+        if in_memory || range.start > range.end || range.end > storage.data_len {
+            return take(self.storage_bytes(number, range, true)?);
+        }
+        let header = &self.head.header;
+        let mut buffer = Vec::new();
+        for block in verify::touched_blocks(header, range.start, range.end - range.start) {
+            let place = span::block_range(header, &storage, block);
+            let wanted =
+                (storage.data_offset + range.start).max(place.start)..(storage.data_offset + range.end).min(place.end);
+            // All of the block passes through the CRC; what was asked for is passed on. The last bytes are held back until the
+            // CRC has been found right, so that a block which fits a piece is never given unverified.
+            let verify = self.has_crc(number) && !self.verified.contains(storage.first_block + block as usize);
+            let whole = if verify { place.clone() } else { wanted.clone() };
+            let mut hasher = crc32fast::Hasher::new();
+            let mut at = whole.start;
+            let mut held: Range<usize> = 0..0;
+            while at < whole.end {
+                if !held.is_empty() {
+                    take(&buffer[held.clone()])?;
+                }
+                let len = (whole.end - at).min(PIECE.max(header.block_len().min(PIECE * 16)));
+                buffer.resize(len as usize, 0);
+                open::read_exact(&self.source, &mut buffer, at)?;
+                if verify {
+                    hasher.update(&buffer);
+                }
+                let from = wanted.start.clamp(at, at + len) - at;
+                let to = wanted.end.clamp(at, at + len) - at;
+                held = from as usize..to as usize;
+                at += len;
+            }
+            if verify {
+                let found = hasher.finalize();
+                let expected = storage.blocks.get(block as usize).copied().unwrap_or_default();
+                if found != expected {
+                    return Err(verify::block_damaged(number, block, &place, expected, found));
+                }
+            }
+            take(&buffer[held])?;
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "fs")]
+    fn is_loaded(&self, number: u32) -> bool {
+        self.loaded.get().and_then(|all| all.get(number as usize)).is_some_and(|place| place.get().is_some())
+    }
+
+    /// Reads a storage on demand, once.
+    #[cfg(feature = "fs")]
+    fn load_storage(&self, number: u32, storage: &StorageEntry<'_>) -> Result<&[u8]> {
+        let all = self.loaded.get_or_init(|| (0..self.storage_count()).map(|_| OnceLock::new()).collect());
+        let Some(place) = all.get(number as usize) else {
+            return Err(Error::invalid(format!("there is no storage number {number}")));
+        };
+        if let Some(data) = place.get() {
+            return Ok(data);
+        }
+        let no_memory = |e| Error::io("cannot hold the storage in memory", e);
+        let len = usize::try_from(storage.data_len).map_err(|_| no_memory(std::io::ErrorKind::OutOfMemory.into()))?;
+        let mut data = AlignedBytes::zeroed(len).map_err(no_memory)?;
+        open::read_exact(&self.source, &mut data, storage.data_offset)?;
+        // If another thread was faster, its bytes stay and these are dropped: both were read from the same file.
+        Ok(place.get_or_init(|| data))
+    }
+
+    /// Verifies the blocks that a range of a storage touches, unless they were verified before.
+    fn verify_range(&self, storage: &StorageEntry<'_>, number: u32, data: &[u8], range: &Range<u64>) -> Result<()> {
+        let header = &self.head.header;
+        let blocks = verify::touched_blocks(header, range.start, range.end - range.start);
+        let first = storage.first_block;
+        if self.verified.contains_all(first + blocks.start as usize..first + blocks.end as usize) {
+            return Ok(());
+        }
+        let check = |block: u64| {
+            if self.verified.contains(first + block as usize) {
+                return Ok(());
+            }
+            let place = span::block_range(header, storage, block);
+            let bytes = &data[(place.start - storage.data_offset) as usize..(place.end - storage.data_offset) as usize];
+            let number = check_block(storage, number, block, &place, bytes)?;
+            self.verified.insert(number);
+            Ok(())
+        };
+        if range.end - range.start < PARALLEL_LEN {
+            return blocks.into_iter().try_for_each(check);
+        }
+        parallel::for_each(parallel::default_threads(), blocks, || (), |(), block| check(block))
+    }
+
+    fn in_file(&self, e: Error) -> Error {
+        match &self.path {
+            Some(path) => e.with_path(path),
+            None => e,
+        }
+    }
+}

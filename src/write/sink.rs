@@ -1,0 +1,154 @@
+//! Where an assembled file goes.
+
+use crate::error::{Error, Result};
+
+/// Takes bytes at its end, and corrections of bytes that it took before.
+pub(crate) trait Sink {
+    /// Takes the next bytes.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Overwrites bytes that were appended before.
+    fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.try_reserve(bytes.len())
+            .map_err(|_| Error::io("cannot hold the file in memory", std::io::ErrorKind::OutOfMemory.into()))?;
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let place = usize::try_from(offset).ok().and_then(|start| self.get_mut(start..)?.get_mut(..bytes.len()));
+        place.ok_or_else(|| Error::invalid("a correction lies beyond what was written"))?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Takes everything and keeps nothing: what is left is the catalog, with every CRC.
+pub(crate) struct Nowhere;
+
+impl Sink for Nowhere {
+    fn append(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn patch(&mut self, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Passes bytes on to a `Write`, which takes no corrections: they must say what is there already.
+pub(crate) struct Sequential<W>(pub(crate) W);
+
+impl<W: std::io::Write> Sink for Sequential<W> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes).map_err(|e| Error::io("cannot write", e))
+    }
+
+    fn patch(&mut self, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(feature = "fs")]
+impl Sink for crate::commit::AtomicFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        crate::commit::AtomicFile::append(self, bytes)
+    }
+
+    fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        crate::commit::AtomicFile::patch(self, offset, bytes)
+    }
+}
+
+/// Gathers small pieces before it passes them on, so that a file of many small tensors takes few writes; corrections of what is
+/// still here cost nothing.
+pub(crate) struct Buffered<S> {
+    sink: S,
+    buffer: Vec<u8>,
+    /// How many bytes the sink has.
+    passed: u64,
+}
+
+/// Bytes that are gathered.
+const BUFFER_LEN: usize = 1 << 20;
+/// Pieces from this length on are passed on as they are.
+const DIRECT_LEN: usize = 64 << 10;
+
+impl<S: Sink> Buffered<S> {
+    pub(crate) fn new(sink: S) -> Buffered<S> {
+        Buffered { sink, buffer: Vec::new(), passed: 0 }
+    }
+
+    /// Where the bytes go.
+    #[cfg(feature = "fs")]
+    pub(crate) fn inner(&self) -> &S {
+        &self.sink
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.buffer.is_empty() {
+            self.sink.append(&self.buffer)?;
+            self.passed += self.buffer.len() as u64;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<S> {
+        self.flush()?;
+        Ok(self.sink)
+    }
+}
+
+impl<S: Sink> Sink for Buffered<S> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER_LEN {
+            self.flush()?;
+        }
+        if bytes.len() >= DIRECT_LEN {
+            self.flush()?;
+            self.sink.append(bytes)?;
+            self.passed += bytes.len() as u64;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if offset < self.passed && offset + bytes.len() as u64 > self.passed {
+            self.flush()?;
+        }
+        match offset.checked_sub(self.passed) {
+            Some(within) => self.buffer.patch(within, bytes),
+            None => self.sink.patch(offset, bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffered_sink_ends_up_with_the_same_bytes() {
+        let mut buffered = Buffered::new(Vec::new());
+        let mut plain = Vec::new();
+        for (i, len) in
+            [10, 700_000, 5, 600_000, 3, 1 << 20, 2_000_000, 1, 400_000, 400_000, 400_000].into_iter().enumerate()
+        {
+            let bytes = vec![i as u8; len];
+            buffered.append(&bytes).unwrap();
+            Sink::append(&mut plain, &bytes).unwrap();
+            for at in [0, plain.len() / 2, plain.len().saturating_sub(20)] {
+                let patch = [0xF0 | i as u8; 9];
+                buffered.patch(at as u64, &patch).unwrap();
+                plain.patch(at as u64, &patch).unwrap();
+            }
+        }
+        assert!(buffered.finish().unwrap() == plain);
+    }
+}
