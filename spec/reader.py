@@ -404,6 +404,7 @@ class Checker:
             self.need(not good or len(content) > 8 and content[0] != 0, "VAL-1", "a bignum that is not the shortest form")
         elif number == SHAREABLE:
             self.begun += 1
+            good = type(content) is not Tag or content.number not in (SHAREABLE, SHARED_REF)
             self.visit(content)
         elif number == SHARED_REF:
             good = type(content) is int and 0 <= content < self.begun
@@ -428,6 +429,7 @@ class Checker:
             if good:
                 self.visit_entries(content[1])
                 self.visit(content[2:])
+                good = content[0] == "default" or content[2] is None
         elif number == BYTEARRAY:
             good = type(content) is bytes
         elif number == WTF8:

@@ -138,7 +138,7 @@ mod tests {
         let mut buffered = Buffered::new(Vec::new());
         let mut plain = Vec::new();
         for (i, len) in
-            [10, 700_000, 5, 600_000, 3, 1 << 20, 2_000_000, 1, 400_000, 400_000, 400_000].into_iter().enumerate()
+            [30, 700_000, 5, 600_000, 3, 1 << 20, 2_000_000, 1, 400_000, 400_000, 400_000].into_iter().enumerate()
         {
             let bytes = vec![i as u8; len];
             buffered.append(&bytes).unwrap();

@@ -192,17 +192,28 @@ impl<'a> Decoder<'a> {
     fn item(&mut self) -> Result<Value> {
         let at = self.position;
         match self.head()? {
-            Head::Unsigned(n) => Ok(Value::from(n)),
-            Head::Negative(n) => Ok(BigInt::normalise_complement(&n.to_be_bytes())),
-            Head::Bytes(len) => self.take(len).map(|bytes| Value::Bytes(bytes.to_vec())),
-            Head::Text(len) => self.text(len).map(Value::from),
-            Head::Array(len) => self.array(at, len).map(Value::List),
+            Head::Array(len) => self.list(at, len),
             Head::Map(len) => self.plain_map(at, len),
             Head::Tag(tag) => self.tagged(at, tag),
-            Head::Bool(value) => Ok(Value::Bool(value)),
-            Head::Null => Ok(Value::Null),
-            Head::Float(value) => Ok(Value::Float(value)),
+            head => self.childless(at, head),
         }
+    }
+
+    fn childless(&mut self, at: usize, head: Head) -> Result<Value> {
+        Ok(match head {
+            Head::Unsigned(n) => Value::from(n),
+            Head::Negative(n) => BigInt::normalise_complement(&n.to_be_bytes()),
+            Head::Bytes(len) => Value::Bytes(self.take(len)?.to_vec()),
+            Head::Text(len) => Value::from(self.text(len)?),
+            Head::Bool(value) => Value::Bool(value),
+            Head::Float(value) => Value::Float(value),
+            Head::Null => Value::Null,
+            Head::Array(_) | Head::Map(_) | Head::Tag(_) => return Err(malformed("VAL-1", at, "an item with content")),
+        })
+    }
+
+    fn list(&mut self, at: usize, len: u64) -> Result<Value> {
+        self.array(at, len).map(Value::List)
     }
 
     fn text(&mut self, len: u64) -> Result<&'a str> {
@@ -275,24 +286,37 @@ impl<'a> Decoder<'a> {
         self.enter(at)?;
         self.owe(1)?;
         let value = match tag {
-            tag::BIGNUM | tag::NEGATIVE_BIGNUM => self.bignum(tag),
             tag::SHAREABLE => self.shareable(),
-            tag::SHARED_REF => self.shared_ref(),
-            tag::COMPLEX => self.complex(),
-            tag::TENSOR => self.tensor(),
-            tag::TUPLE => self.array_in(tag).map(Value::Tuple),
-            tag::SET => self.array_in(tag).map(Value::Set),
-            tag::FROZENSET => self.array_in(tag).map(Value::FrozenSet),
+            tag::TUPLE | tag::SET | tag::FROZENSET => self.sequence(tag),
             tag::DICT => self.plain_dict(),
             tag::OTHER_DICT => self.other_dict(),
+            tag::TENSOR => self.tensor(),
+            tag::OBJECT => self.object(),
+            _ => self.tagged_childless(at, tag),
+        };
+        self.leave();
+        value
+    }
+
+    fn tagged_childless(&mut self, at: usize, tag: u64) -> Result<Value> {
+        match tag {
+            tag::BIGNUM | tag::NEGATIVE_BIGNUM => self.bignum(tag),
+            tag::SHARED_REF => self.shared_ref(),
+            tag::COMPLEX => self.complex(),
             tag::BYTEARRAY => self.bytes_in(tag).map(|bytes| Value::ByteArray(bytes.to_vec())),
             tag::WTF8 => self.wtf8(),
             tag::GLOBAL => self.global().map(Value::from),
-            tag::OBJECT => self.object(),
             _ => Err(malformed("VAL-2", at, format!("the tag {tag} is none of this format"))),
-        }?;
-        self.leave();
-        Ok(value)
+        }
+    }
+
+    fn sequence(&mut self, tag: u64) -> Result<Value> {
+        let items = self.array_in(tag)?;
+        Ok(match tag {
+            tag::TUPLE => Value::Tuple(items),
+            tag::SET => Value::Set(items),
+            _ => Value::FrozenSet(items),
+        })
     }
 
     #[cold]
@@ -374,7 +398,13 @@ impl<'a> Decoder<'a> {
 
     fn shareable(&mut self) -> Result<Value> {
         self.shareables = self.shareables.saturating_add(1);
-        Ok(Value::Shareable(Box::new(self.item()?)))
+        let at = self.position;
+        match self.item()? {
+            Value::Shareable(_) | Value::SharedRef(_) => {
+                Err(self.bad_content(at, tag::SHAREABLE, "an item that is not shared itself"))
+            }
+            item => Ok(Value::Shareable(Box::new(item))),
+        }
     }
 
     fn shared_ref(&mut self) -> Result<Value> {
@@ -426,7 +456,11 @@ impl<'a> Decoder<'a> {
         self.enter_array_of(4, tag::OTHER_DICT)?;
         let mut dict = Box::new(Dict::of_kind(self.dict_kind()?));
         dict.entries = self.pairs_in(tag::OTHER_DICT)?;
+        let at = self.position;
         dict.factory = self.optional()?;
+        if dict.factory.is_some() && dict.kind != DictKind::Default {
+            return Err(self.bad_content(at, tag::OTHER_DICT, "a factory for the kind default alone"));
+        }
         dict.attributes = self.optional()?;
         self.leave();
         Ok(Value::Dict(dict))

@@ -43,8 +43,8 @@ pub(super) enum Section {
     Document,
 }
 
-/// The keys of a plain map in the order of their encodings: a text's length comes first in its encoding.
-fn in_order<V>(map: &BTreeMap<String, V>) -> Vec<(&String, &V)> {
+/// The entries of a plain map in the order of the keys' encodings: a text's length comes first in its encoding.
+pub(super) fn in_order<V>(map: &BTreeMap<String, V>) -> Vec<(&String, &V)> {
     let mut entries: Vec<_> = map.iter().collect();
     entries.sort_by_key(|(key, _)| (key.len(), key.as_str()));
     entries
@@ -252,6 +252,9 @@ impl Encoder {
     }
 
     fn other_dict(&mut self, dict: &Dict) -> Result<()> {
+        if dict.factory.is_some() && dict.kind != DictKind::Default {
+            return Err(Error::invalid("only a dictionary of the kind default has a factory"));
+        }
         self.tag(tag::OTHER_DICT)?;
         self.array_head(4)?;
         written(self.out.str(dict.kind.name()))?;
@@ -353,6 +356,9 @@ impl Encoder {
     }
 
     fn shareable(&mut self, inner: &Value) -> Result<()> {
+        if matches!(inner, Value::Shareable(_) | Value::SharedRef(_)) {
+            return Err(Error::invalid("what is shareable or a shared_ref is made shareable once more"));
+        }
         self.document_tag(tag::SHAREABLE)?;
         self.shareables = self.shareables.saturating_add(1);
         self.value(inner)?;

@@ -30,17 +30,6 @@ impl Value {
     /// | `$shared_ref` | the number of the shareable value referred to |
     pub fn to_json(&self) -> Json {
         match self {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::Bool(*value),
-            Value::Int(value) if value.unsigned_abs() <= float::EXACT => Json::from(*value),
-            Value::Int(value) => tagged("$int", value.to_string().into()),
-            Value::BigInt(value) => tagged("$int", value.to_string().into()),
-            Value::Float(value) => number(*value),
-            Value::Complex(real, imaginary) => tagged("$complex", vec![number(*real), number(*imaginary)].into()),
-            Value::Text(text) => Json::from(text.as_str()),
-            Value::Wtf8(bytes) => tagged("$wtf8", hex(bytes)),
-            Value::Bytes(bytes) => tagged("$bytes", hex(bytes)),
-            Value::ByteArray(bytes) => tagged("$bytearray", hex(bytes)),
             Value::List(items) => list(items),
             Value::Tuple(items) => tagged("$tuple", list(items)),
             Value::Set(items) => tagged("$set", list(items)),
@@ -48,11 +37,41 @@ impl Value {
             Value::Dict(dict) => dictionary(dict),
             Value::Map(map) => plain_map(map),
             Value::Tensor(tensor) => tensor_ref(tensor),
-            Value::Global(global) => tagged("$global", path(global)),
             Value::Object(object) => opaque(object),
             Value::Shareable(inner) => tagged("$shareable", inner.to_json()),
-            Value::SharedRef(number) => tagged("$shared_ref", (*number).into()),
+            _ => childless(self),
         }
+    }
+}
+
+// The functions that call each other on the way down are apart from the others, and loop instead of chaining iterators:
+// so their frames stay small.
+
+/// A value that holds no others.
+fn childless(value: &Value) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => Json::Bool(*value),
+        Value::Int(value) if value.unsigned_abs() <= float::EXACT => Json::from(*value),
+        Value::Int(value) => tagged("$int", value.to_string().into()),
+        Value::BigInt(value) => tagged("$int", value.to_string().into()),
+        Value::Float(value) => number(*value),
+        Value::Complex(real, imaginary) => tagged("$complex", vec![number(*real), number(*imaginary)].into()),
+        Value::Text(text) => Json::from(text.as_str()),
+        Value::Wtf8(bytes) => tagged("$wtf8", hex(bytes)),
+        Value::Bytes(bytes) => tagged("$bytes", hex(bytes)),
+        Value::ByteArray(bytes) => tagged("$bytearray", hex(bytes)),
+        Value::Global(global) => tagged("$global", path(global)),
+        Value::SharedRef(number) => tagged("$shared_ref", (*number).into()),
+        Value::List(_)
+        | Value::Tuple(_)
+        | Value::Set(_)
+        | Value::FrozenSet(_)
+        | Value::Dict(_)
+        | Value::Map(_)
+        | Value::Tensor(_)
+        | Value::Object(_)
+        | Value::Shareable(_) => Json::Null,
     }
 }
 
@@ -80,11 +99,19 @@ fn path(global: &Global) -> Json {
 }
 
 fn list(items: &[Value]) -> Json {
-    items.iter().map(Value::to_json).collect()
+    let mut list = Vec::with_capacity(items.len());
+    for item in items {
+        list.push(item.to_json());
+    }
+    Json::Array(list)
 }
 
 fn pair_list(pairs: &[(Value, Value)]) -> Json {
-    pairs.iter().map(|(key, value)| Json::from(vec![key.to_json(), value.to_json()])).collect()
+    let mut list = Vec::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        list.push(Json::Array(vec![key.to_json(), value.to_json()]));
+    }
+    Json::Array(list)
 }
 
 /// Pairs as a JSON object, if one can hold them.
@@ -97,8 +124,11 @@ fn pair_object(pairs: &[(Value, Value)]) -> Option<Json> {
             _ => return None,
         }
     }
-    let fields = pairs.iter().filter_map(|(key, value)| Some((key.as_str()?.to_owned(), value.to_json())));
-    Some(Json::Object(fields.collect()))
+    let mut object = Map::new();
+    for (key, value) in pairs {
+        object.insert(key.as_str()?.to_owned(), value.to_json());
+    }
+    Some(Json::Object(object))
 }
 
 fn plain_dictionary(pairs: &[(Value, Value)]) -> Json {
@@ -124,14 +154,21 @@ fn dictionary(dict: &Dict) -> Json {
 
 fn plain_map(map: &BTreeMap<String, Value>) -> Json {
     if map.keys().any(|key| key.starts_with('$')) {
-        let pairs = map.iter().map(|(key, value)| Json::from(vec![Json::from(key.as_str()), value.to_json()]));
-        return tagged("$map", pairs.collect());
+        let mut list = Vec::with_capacity(map.len());
+        for (key, value) in map {
+            list.push(Json::Array(vec![Json::from(key.as_str()), value.to_json()]));
+        }
+        return tagged("$map", Json::Array(list));
     }
     Json::Object(fields(map))
 }
 
 fn fields(map: &BTreeMap<String, Value>) -> Map<String, Json> {
-    map.iter().map(|(key, value)| (key.clone(), value.to_json())).collect()
+    let mut object = Map::new();
+    for (key, value) in map {
+        object.insert(key.clone(), value.to_json());
+    }
+    object
 }
 
 fn tensor_ref(tensor: &TensorRef) -> Json {
@@ -146,15 +183,25 @@ fn tensor_ref(tensor: &TensorRef) -> Json {
 
 fn opaque(object: &Object) -> Json {
     let Object { class, args, kwargs, state, items, entries, new } = object;
-    let fields = [
-        ("class", Some(path(class))),
-        ("new", new.as_deref().map(Json::from)),
-        ("args", args.as_ref().map(Value::to_json)),
-        ("items", items.as_deref().map(list)),
-        ("state", state.as_ref().map(Value::to_json)),
-        ("kwargs", kwargs.as_deref().map(plain_dictionary)),
-        ("entries", entries.as_deref().map(pair_list)),
-    ];
-    let fields = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    let mut fields = Map::new();
+    fields.insert("class".to_owned(), path(class));
+    if let Some(new) = new {
+        fields.insert("new".to_owned(), Json::from(new.as_str()));
+    }
+    if let Some(args) = args {
+        fields.insert("args".to_owned(), args.to_json());
+    }
+    if let Some(items) = items {
+        fields.insert("items".to_owned(), list(items));
+    }
+    if let Some(state) = state {
+        fields.insert("state".to_owned(), state.to_json());
+    }
+    if let Some(kwargs) = kwargs {
+        fields.insert("kwargs".to_owned(), plain_dictionary(kwargs));
+    }
+    if let Some(entries) = entries {
+        fields.insert("entries".to_owned(), pair_list(entries));
+    }
     tagged("$object", Json::Object(fields))
 }

@@ -1,7 +1,7 @@
 //! Values: what metadata and documents are made of (section 9 of the specification).
 //!
 //! A [`Value`] holds what a Python program could have saved besides its tensors, so that nothing is lost on the way in
-//! or out. [`encode`](self) and decode turn it into deterministic CBOR and back: each value has one encoding, and each
+//! or out. `encode` and `decode` turn it into deterministic CBOR and back: each value has one encoding, and each
 //! sequence of bytes that is accepted encodes to itself again. Readers and writers of checkpoints call those; users
 //! build values with `From` and look into them with [`Value::get`] and the `as_…` methods.
 

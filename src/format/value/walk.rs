@@ -1,6 +1,9 @@
 //! Walking over a value and all within it.
 
-use super::{Dict, Object, TensorRef, Value};
+use std::collections::BTreeMap;
+
+use super::encode::in_order;
+use super::{Dict, Object, Value};
 
 /// A value and all within it: see [`Value::descendants`].
 ///
@@ -38,10 +41,8 @@ impl<'a> Descendants<'a> {
         self.pending.extend(&object.args);
     }
 
-    fn push_map(&mut self, map: impl IntoIterator<Item = (&'a String, &'a Value)>) {
-        let mut values: Vec<_> = map.into_iter().collect();
-        values.sort_by_key(|(key, _)| (key.len(), key.as_str()));
-        self.pending.extend(values.into_iter().rev().map(|(_, value)| value));
+    fn push_map(&mut self, map: &'a BTreeMap<String, Value>) {
+        self.pending.extend(in_order(map).into_iter().rev().map(|(_, value)| value));
     }
 }
 
@@ -56,10 +57,7 @@ impl<'a> Iterator for Descendants<'a> {
             }
             Value::Dict(dict) => self.push_dict(dict),
             Value::Map(map) => self.push_map(map),
-            Value::Tensor(tensor) => {
-                let TensorRef { attributes, .. } = &**tensor;
-                self.push_map(attributes);
-            }
+            Value::Tensor(tensor) => self.push_map(&tensor.attributes),
             Value::Object(object) => self.push_object(object),
             Value::Shareable(inner) => self.pending.push(inner),
             Value::Null

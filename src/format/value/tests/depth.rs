@@ -38,7 +38,7 @@ fn object_part(choice: usize, value: Value) -> Value {
 /// Each way to nest; how many levels it takes; and how many more the deepest of what it holds besides takes.
 const WAYS: [(Wrap, usize, usize); 13] = [
     (|value| vec![value].into(), 1, 0),
-    (|value| Value::Shareable(Box::new(value)), 1, 0),
+    (|value| Value::Shareable(Box::new(vec![value].into())), 2, 0),
     (|value| Value::Tuple(vec![value]), 2, 0),
     (|value| Value::FrozenSet(vec![value]), 2, 0),
     (|value| Dict::from([(Value::Null, value)]).into(), 2, 0),
@@ -61,9 +61,9 @@ fn use_all_of(value: &Value) {
     assert!(value.clone() == *value);
     assert!(!format!("{value:?}").is_empty());
     assert!(value.descendants().count() > 100);
-    assert!(value.tree(TreeOptions::default()).to_string().lines().count() > 10);
+    assert!(value.tree(TreeOptions::default()).to_string().len() > 10);
     let deep = TreeOptions { max_depth: usize::MAX, ..TreeOptions::default() };
-    assert!(value.tree(deep).to_string().lines().count() > 10);
+    assert!(value.tree(deep).to_string().len() > 10);
     #[cfg(feature = "cli")]
     assert!(!value.to_json().to_string().is_empty());
 }
@@ -105,7 +105,7 @@ fn depth_counts_arrays_tags_and_maps_alike() {
         assert_eq!(rule([arrays(1024 - levels), hex(with_content)].concat()), None, "{with_content}");
         assert_eq!(rule([arrays(1025 - levels), hex(with_content)].concat()), Some("VAL-3"), "{with_content}");
     }
-    let maps = |n: usize| decode_metadata(&[vec![0xA1, 0x60].repeat(n), vec![0]].concat());
+    let maps = |n: usize| decode_metadata(&[[0xA1, 0x60].repeat(n), vec![0]].concat());
     assert!(maps(1024).is_ok());
     assert_eq!(maps(1025).unwrap_err().rule(), Some("VAL-3"));
 }
@@ -144,67 +144,4 @@ fn bytes_of_any_depth_are_refused_without_recursing() {
             assert!(decode_metadata(&[hex("a160"), bytes].concat()).is_err());
         }
     });
-}
-
-fn stack_rss() -> usize {
-    let x = 0u8;
-    let at = std::ptr::from_ref(&x) as usize;
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let mut inside = false;
-    for line in maps.lines() {
-        if let Some((range, _)) = line.split_once(' ')
-            && let Some((a, b)) = range.split_once('-')
-            && let (Ok(a), Ok(b)) = (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16))
-        {
-            inside = a <= at && at < b;
-        }
-        if inside && line.starts_with("Rss:") {
-            return line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        }
-    }
-    0
-}
-
-#[test]
-fn zz_measure() {
-    let ops: [(&str, fn(&Value, &[u8])); 9] = [
-        ("encode", |v, _| drop(encode_document(v))),
-        ("decode+drop", |_, b| drop(decode_document(b))),
-        ("clone+drop", |v, _| drop(v.clone())),
-        ("eq", |v, _| assert!(v == v)),
-        ("debug", |v, _| drop(format!("{v:?}"))),
-        ("debug#", |v, _| drop(format!("{v:#?}"))),
-        ("tree", |v, _| drop(v.tree(TreeOptions { max_depth: usize::MAX, ..TreeOptions::default() }).to_string())),
-        ("json", |v, _| drop(v.to_json())),
-        ("json string", |v, _| drop(v.to_json().to_string())),
-    ];
-    let mut size = 64 << 20;
-    for (name, op) in ops {
-        for (i, (wrap, levels, besides)) in WAYS.into_iter().enumerate() {
-            size += 1 << 20;
-            let kib = std::thread::Builder::new()
-                .stack_size(size)
-                .spawn(move || {
-                    let value = nested(wrap, (MAX_DEPTH - besides) / levels, Value::from(false));
-                    let bytes = std::thread::scope(|s| {
-                        std::thread::Builder::new()
-                            .stack_size(100 << 20)
-                            .spawn_scoped(s, || encode_document(&value).unwrap())
-                            .unwrap()
-                            .join()
-                            .unwrap()
-                    });
-                    let before = stack_rss();
-                    op(&value, &bytes);
-                    let used = stack_rss() - before;
-                    std::mem::forget(value);
-                    used
-                })
-                .unwrap()
-                .join()
-                .unwrap();
-            print!("{name} {i}: {kib} KiB; ");
-        }
-        println!();
-    }
 }

@@ -76,8 +76,10 @@ fn collection(value: impl Strategy<Value = Value> + Clone + 'static) -> impl Str
         vec(value.clone(), 0..5).prop_map(Value::FrozenSet),
         (kind(), pairs(value), extra.clone(), extra).prop_map(|(kind, entries, factory, attributes)| {
             let mut dict = Dict { kind, entries, ..Dict::default() };
-            if kind != DictKind::Plain {
+            if kind == DictKind::Default {
                 dict.factory = factory.and_then(not_null);
+            }
+            if kind != DictKind::Plain {
                 dict.attributes = attributes.and_then(not_null);
             }
             dict.into()
@@ -114,7 +116,10 @@ fn raw_document() -> impl Strategy<Value = Value> {
             1 => object(inner.clone()),
             1 => ("[a-z]{0,5}", btree_map(key(), inner.clone(), 0..4))
                 .prop_map(|(name, attributes)| TensorRef { name, attributes }.into()),
-            2 => inner.prop_map(|value| Value::Shareable(Box::new(value))),
+            2 => inner.prop_map(|value| match value {
+                shared @ (Value::Shareable(_) | Value::SharedRef(_)) => shared,
+                value => Value::Shareable(Box::new(value)),
+            }),
         ]
     })
 }

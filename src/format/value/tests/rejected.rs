@@ -81,7 +81,7 @@ fn keys_out_of_order_twice_or_no_text() {
     document("VAL-6", 6, "da444f4c0aa10102");
     document("VAL-1", 12, "da444f4c01826177a2616201616101");
     // "args" after "class".
-    document("VAL-1", 24, "da444f4c0aa2 65636c617373da444f4c0982616d616e 646172677380");
+    document("VAL-1", 22, "da444f4c0aa2 65636c617373da444f4c0982616d616e 646172677380");
 }
 
 #[test]
@@ -89,8 +89,7 @@ fn missing_and_trailing_bytes() {
     document("VAL-1", 0, "");
     document("VAL-1", 1, "0000");
     metadata("VAL-1", 4, "a161610100");
-    for digits in
-        ["18", "19ff", "1b00", "4261", "6261", "81", "a1", "f9", "f900", "fb00000000000000", "d81c", "8261", "d9a7"]
+    for digits in ["18", "19ff", "1b00", "4261", "6261", "81", "f9", "f900", "fb00000000000000", "d81c", "8261", "d9a7"]
     {
         document("VAL-1", (digits.len() / 2) as u64, digits);
     }
@@ -244,6 +243,11 @@ fn values_that_cannot_be_written_as_they_are() {
     refused(Value::SharedRef(0));
     refused(vec![Value::Shareable(Box::new(Value::Null)), Value::SharedRef(1)]);
     refused(vec![Value::SharedRef(0), Value::Shareable(Box::new(Value::Null))]);
+    refused(Value::Shareable(Box::new(Value::Shareable(Box::new(Value::Null)))));
+    refused(Value::Shareable(Box::new(Value::SharedRef(0))));
+    let mut counter = Dict::of_kind(DictKind::Counter);
+    counter.factory = Some(Box::new(Value::Bool(true)));
+    refused(counter);
     let mut dict = Dict::new();
     dict.attributes = Some(Box::new(Value::Bool(true)));
     refused(dict.clone());
