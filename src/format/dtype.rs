@@ -155,7 +155,7 @@ dtypes! {
 impl DType {
     /// Whether elements do not begin at byte boundaries: packed dtypes have no strides and no typed views.
     pub const fn is_packed(self) -> bool {
-        self.bits() % 8 != 0
+        !self.bits().is_multiple_of(8)
     }
 
     /// Bytes per element; `None` for packed dtypes.

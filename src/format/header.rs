@@ -145,8 +145,8 @@ impl Header {
         }
         let end = raw.index_offset.checked_add(raw.index_len).and_then(|end| end.checked_add(HEADER_LEN_U64));
         if raw.index_offset < HEADER_LEN_U64
-            || raw.index_offset % super::layout::RECORD_ALIGNMENT != 0
-            || raw.index_len % 8 != 0
+            || !raw.index_offset.is_multiple_of(super::layout::RECORD_ALIGNMENT)
+            || !raw.index_len.is_multiple_of(8)
             || end != Some(file_len)
         {
             return Err(HDR_11

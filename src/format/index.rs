@@ -118,6 +118,8 @@ struct UnknownSection {
 
 const TABLE_LEN: usize = size_of::<RawSectionTable>();
 const ENTRY_LEN: usize = size_of::<RawSectionEntry>();
+const TENSOR_LEN: usize = 40;
+const _: () = assert!(TENSOR_LEN == size_of::<RawTensor>() && size_of::<RawStorage>() == 32);
 
 impl Sections {
     /// Places the sections of an index: rules IDX-2 to IDX-8.
@@ -194,7 +196,7 @@ impl Sections {
                 sections.unknown.push(UnknownSection { kind: entry.kind, place });
                 continue;
             };
-            if entry.section_len % known.element_len != 0 {
+            if !entry.section_len.is_multiple_of(known.element_len) {
                 return Err(IDX_8
                     .broken(format!(
                         "section {} has {} bytes, which is no multiple of {}",
@@ -224,7 +226,7 @@ impl Sections {
                 .with_offset(at(cursor)));
         }
         let [_, _, tensors, _, _] = &sections.places;
-        limits.check("tensor count", len_u64(tensors.len() / size_of::<RawTensor>()), limits.max_tensors)?;
+        limits.check("tensor count", len_u64(tensors.len() / TENSOR_LEN), limits.max_tensors)?;
         for value in [&sections.metadata, &sections.document].into_iter().flatten() {
             limits.check("length of a value", len_u64(value.len()), limits.max_value_len)?;
         }
@@ -424,7 +426,7 @@ impl<'a> Index<'a> {
                 format!("it lies in storage {}, and there are {} storages", raw.storage, self.storages.len()),
             );
         };
-        if dtype.byte_size().is_some_and(|size| raw.start % size != 0) {
+        if dtype.byte_size().is_some_and(|size| !raw.start.is_multiple_of(size)) {
             return broken(TEN_10, format!("it starts at byte {} of its storage, not at an element", raw.start));
         }
         let end = layout::extent(shape, strides, raw.bits).and_then(|e| Some((e, raw.start.checked_add(e)?)));
@@ -446,10 +448,10 @@ impl<'a> Index<'a> {
             Err(rule.broken(format!("storage {number}: {message}")).with_offset(self.storage_offset(number)))
         };
         let end = raw.data_offset.checked_add(raw.data_len);
-        if raw.data_offset % self.header.alignment() != 0 {
+        if !raw.data_offset.is_multiple_of(self.header.alignment()) {
             return broken(STO_1, format!("its data begins at byte {}, which is not aligned", raw.data_offset));
         }
-        if raw.data_offset < self.header.data_begin() || !end.is_some_and(|end| end <= self.header.index_offset) {
+        if raw.data_offset < self.header.data_begin() || end.is_none_or(|end| end > self.header.index_offset) {
             return broken(
                 STO_1,
                 format!(

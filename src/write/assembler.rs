@@ -65,7 +65,7 @@ impl ContentCheck {
             _ if extent == 0 => ContentCheck::None,
             // Between the elements of a strided tensor may lie what is no bool.
             DType::Bool if tensor.strides.is_none() => ContentCheck::Bool(tensor.start..tensor.start + extent),
-            dtype if dtype.is_packed() && bits % 8 != 0 => {
+            dtype if dtype.is_packed() && !bits.is_multiple_of(8) => {
                 ContentCheck::LastByte(tensor.start + extent - 1, 0xFF << (bits % 8))
             }
             _ => ContentCheck::None,

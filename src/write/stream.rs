@@ -320,7 +320,7 @@ impl<'w> TensorWriter<'w> {
     pub fn finish(self) -> Result<u64> {
         let (mut count, mut first_dim) = (self.written, None);
         if self.declared == Declared::Rows {
-            if self.written % self.row_len != 0 {
+            if !self.written.is_multiple_of(self.row_len) {
                 let e = Error::invalid(format!(
                     "{} bytes are no whole number of rows of {} bytes",
                     self.written, self.row_len

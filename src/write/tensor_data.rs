@@ -17,12 +17,15 @@ pub struct TensorData<'a> {
     pub(crate) bytes: Bytes<'a>,
 }
 
+/// Writes a storage's bytes.
+pub(crate) type Produce<'a> = Box<dyn Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'a>;
+
 /// Where a storage's bytes come from.
 pub(crate) enum Bytes<'a> {
     /// They are here.
     Here(Cow<'a, [u8]>),
     /// They are produced when they are written.
-    Deferred(u64, Box<dyn Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'a>),
+    Deferred(u64, Produce<'a>),
 }
 
 impl Bytes<'_> {
