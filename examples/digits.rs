@@ -31,6 +31,6 @@ fn layer(ckpt: &Checkpoint, name: &str) -> dolmen::Result<Vec<f32>> {
     ckpt.tensor(name)?.to_vec()
 }
 
-fn dense(weight: &[f32], bias: &[f32], input: &[f32]) -> impl Iterator<Item = f32> {
-    weight.chunks_exact(input.len()).zip(bias).map(|(row, bias)| row.iter().zip(input).map(|(w, x)| w * x).sum::<f32>() + bias)
+fn dense<'a>(weight: &'a [f32], bias: &'a [f32], input: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    weight.chunks_exact(input.len()).zip(bias).map(move |(row, bias)| row.iter().zip(input).map(|(w, x)| w * x).sum::<f32>() + bias)
 }
