@@ -32,5 +32,8 @@ fn layer(ckpt: &Checkpoint, name: &str) -> dolmen::Result<Vec<f32>> {
 }
 
 fn dense<'a>(weight: &'a [f32], bias: &'a [f32], input: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
-    weight.chunks_exact(input.len()).zip(bias).map(move |(row, bias)| row.iter().zip(input).map(|(w, x)| w * x).sum::<f32>() + bias)
+    weight
+        .chunks_exact(input.len())
+        .zip(bias)
+        .map(move |(row, bias)| row.iter().zip(input).map(|(w, x)| w * x).sum::<f32>() + bias)
 }

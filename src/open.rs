@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::format::diagnosis::DIAGNOSIS_LEN;
 use crate::format::header::MAGIC;
 use crate::format::limits::Limits;
 use crate::read::{Checkpoint, GuestIndex};
@@ -109,13 +108,11 @@ impl OpenOptions {
 fn recognise(source: &dyn ReadAt, limits: &Limits) -> Result<Option<GuestIndex>> {
     let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
     limits.check("file length", len, limits.max_file_len)?;
-    let mut start = [0; DIAGNOSIS_LEN];
-    let start = &mut start[..DIAGNOSIS_LEN.min(usize::try_from(len).unwrap_or(usize::MAX))];
-    source.read_exact_at(start, 0).map_err(|e| Error::io("cannot read", e))?;
+    let start = crate::read::read_start(source)?;
     if start.starts_with(&MAGIC) {
         return Ok(None);
     }
-    crate::foreign::read_index(start, source, limits)
+    crate::foreign::read_index(&start, source, limits)
 }
 
 /// Opens the file at a path; every error names it.

@@ -187,6 +187,13 @@ pub(crate) fn parse<'a>(
     })
 }
 
+/// Reads the descriptor at the start of `bytes`, which reach at least to its end: rules REC-1 to REC-4. Gives its length too.
+pub(crate) fn read<'a>(bytes: &'a [u8], dims: &'a mut Vec<u64>, record_offset: u64) -> Result<(u64, Descriptor<'a>)> {
+    let raw = parse_fixed(bytes, len_u64(bytes.len()), record_offset)?;
+    let whole = len_usize(raw.descriptor_len.into()).and_then(|len| bytes.get(..len)).unwrap_or_default();
+    Ok((raw.descriptor_len.into(), parse(&raw, whole, dims, record_offset)?))
+}
+
 /// Where the data of a record lies whose descriptor is at `record_offset` (section 3).
 pub(crate) fn data_offset(record_offset: u64, descriptor_len: u64, alignment_log2: u8) -> Option<u64> {
     layout::round_up(record_offset.checked_add(descriptor_len)?, 1u64 << alignment_log2)

@@ -272,6 +272,33 @@ pub(crate) struct StorageEntry<'a> {
     pub(crate) blocks: &'a [u32],
 }
 
+impl TensorEntry<'_> {
+    /// The bytes of its storage that it reaches over.
+    pub(crate) fn range(&self) -> Range<u64> {
+        // Rule TEN-11 has it that this does not overflow.
+        self.start..self.start.saturating_add(self.extent)
+    }
+}
+
+impl StorageEntry<'_> {
+    /// Where its data lies in the file.
+    pub(crate) fn place(&self) -> Range<u64> {
+        // Rule STO-1 has it that this does not overflow.
+        self.data_offset..self.data_offset.saturating_add(self.data_len)
+    }
+
+    /// A range of its data, as a range of the file.
+    pub(crate) fn in_file(&self, range: &Range<u64>) -> Range<u64> {
+        self.data_offset.saturating_add(range.start)..self.data_offset.saturating_add(range.end)
+    }
+
+    /// The CRC of block number `block` of this storage, and its number among all blocks.
+    pub(crate) fn block(&self, block: u64) -> Option<(u32, usize)> {
+        let within = len_usize(block)?;
+        Some((*self.blocks.get(within)?, self.first_block.checked_add(within)?))
+    }
+}
+
 impl<'a> Index<'a> {
     /// Views the index's bytes, whose sections have been placed.
     ///

@@ -1,5 +1,6 @@
 //! Copying the elements of a strided tensor out in row-major order.
 
+use super::window::Window;
 use crate::error::Result;
 
 /// Gives the elements of a strided tensor, in row-major order, as runs of bytes that lie together.
@@ -16,36 +17,37 @@ pub(crate) fn for_each_run(
     if shape.contains(&0) {
         return Ok(());
     }
+    // Places are sums within the extent, which was found not to overflow and to lie in the storage.
     // Axes of length 1 never move, whatever their stride; the others are kept as (dim, step in bytes).
-    let mut axes: Vec<(u64, u64)> =
-        shape.iter().zip(strides).filter(|&(&dim, _)| dim > 1).map(|(&dim, &stride)| (dim, stride * size)).collect();
+    let mut axes: Vec<(u64, u64)> = shape
+        .iter()
+        .zip(strides)
+        .filter(|&(&dim, _)| dim > 1)
+        .map(|(&dim, &stride)| (dim, stride.saturating_mul(size)))
+        .collect();
     let mut run_len = size;
-    while let Some(&(dim, step)) = axes.last() {
-        if step != run_len {
-            break;
-        }
-        run_len *= dim;
-        axes.pop();
+    while let Some((dim, _)) = axes.pop_if(|&mut (_, step)| step == run_len) {
+        run_len = run_len.saturating_mul(dim);
     }
+    let bytes = Window::new(0, bytes);
     let mut counters = vec![0u64; axes.len()];
     let mut at = 0u64;
     loop {
-        // Within the extent, for the extent reaches to the end of the last element.
-        run(&bytes[at as usize..(at + run_len) as usize])?;
-        let mut axis = axes.len();
-        loop {
-            if axis == 0 {
-                return Ok(());
-            }
-            axis -= 1;
-            let (dim, step) = axes[axis];
-            counters[axis] += 1;
-            if counters[axis] < dim {
-                at += step;
+        run(bytes.get(&(at..at.saturating_add(run_len)))?)?;
+        // Counts like an odometer: the last axis that has a next element moves, those after it begin again.
+        let mut moved = false;
+        for (counter, &(dim, step)) in counters.iter_mut().zip(&axes).rev() {
+            *counter = counter.saturating_add(1);
+            if *counter < dim {
+                at = at.saturating_add(step);
+                moved = true;
                 break;
             }
-            at -= step * (dim - 1);
-            counters[axis] = 0;
+            at = at.saturating_sub(step.saturating_mul(dim.saturating_sub(1)));
+            *counter = 0;
+        }
+        if !moved {
+            return Ok(());
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::format::header::{Header, MINOR};
 use crate::format::layout;
 use crate::format::limits::Limits;
 use crate::format::value::Value;
+use crate::format::{len_u64, len_usize};
 use crate::source::{AlignedBytes, Source};
 
 /// A guest has one block for each storage, however long.
@@ -35,7 +36,14 @@ pub(crate) struct Guest {
     pub(crate) format: &'static str,
     pub(crate) version: String,
     /// The storages of which there is a CRC.
-    pub(crate) checked: AtomicSet,
+    checked: AtomicSet,
+}
+
+impl Guest {
+    /// Whether there is a CRC of a storage.
+    pub(crate) fn has_crc(&self, storage: u32) -> bool {
+        len_usize(storage.into()).is_some_and(|storage| self.checked.contains(storage))
+    }
 }
 
 impl GuestIndex {
@@ -62,7 +70,7 @@ impl GuestIndex {
             data_offset: offset,
             data_len: byte_len,
             crc32: crc32.unwrap_or(0),
-            first_block: self.catalog.blocks.len() as u64,
+            first_block: len_u64(self.catalog.blocks.len()),
         });
         if byte_len > 0 {
             self.catalog.blocks.push(crc32.unwrap_or(0));
@@ -86,7 +94,7 @@ impl GuestIndex {
     ) -> Result<()> {
         let strides = strides.filter(|strides| !layout::strides_are_contiguous(&shape, strides));
         let tensor = Tensor { dtype, shape, strides, storage, start };
-        let Some(place) = self.catalog.storages.get(storage as usize) else {
+        let Some(place) = len_usize(storage.into()).and_then(|n| self.catalog.storages.get(n)) else {
             return Err(Error::invalid(format!("there is no storage {storage}")).with_tensor(name));
         };
         catalog::check_tensor(name, &tensor, place.data_len)?;
@@ -129,7 +137,7 @@ impl Checkpoint {
             minor: MINOR,
             file_len,
             index_offset: file_len,
-            index_len: index.len() as u64,
+            index_len: len_u64(index.len()),
             index_crc32,
             alignment_log2: 0,
             block_log2: WHOLE_STORAGE_LOG2,
@@ -138,13 +146,12 @@ impl Checkpoint {
         let head = Head::parse(header, &index, &limits)?;
         let mut checkpoint = Checkpoint::new(head, source, Some(index), limits);
         let checked = AtomicSet::new(guest.checked.len());
-        for (number, _) in guest.checked.iter().enumerate().filter(|(_, checked)| **checked) {
-            checked.insert(number);
-        }
         // What cannot be verified is not verified again and again: its block counts as done.
         let index = checkpoint.index();
-        for number in (0..guest.checked.len() as u32).filter(|&number| !checked.contains(number as usize)) {
-            if let Some(storage) = index.storage(number)? {
+        for ((number, storage), has_crc) in (0..).zip(0u32..).zip(guest.checked) {
+            if has_crc {
+                checked.insert(number);
+            } else if let Some(storage) = index.storage(storage)? {
                 checkpoint.verified.insert(storage.first_block);
             }
         }
@@ -154,7 +161,7 @@ impl Checkpoint {
 
     /// Whether there is a CRC of a storage.
     pub(super) fn has_crc(&self, storage: u32) -> bool {
-        self.guest.as_ref().is_none_or(|guest| guest.checked.contains(storage as usize))
+        self.guest.as_ref().is_none_or(|guest| guest.has_crc(storage))
     }
 }
 

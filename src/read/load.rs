@@ -3,12 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::open::{self, Head};
-use super::span::{self, Spans};
+use super::span::{self, Span, Spans};
 use super::touched::AtomicSet;
+use super::window::{self, Window};
 use super::{Checkpoint, check_block, parallel, verify};
 use crate::error::{Error, Result};
 use crate::format::header::{HEADER_LEN, Header};
 use crate::format::index::Index;
+use crate::format::len_usize;
 use crate::format::limits::Limits;
 use crate::source::{AlignedBytes, ReadAt, Source};
 
@@ -22,18 +24,18 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
     let len = usize::try_from(header.file_len).map_err(|_| cannot(std::io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = AlignedBytes::zeroed(len).map_err(cannot)?;
     let verified = AtomicSet::new(index.block_count());
-    {
-        // In range: the header's rules hold. What lies between header and index is cut into the spans' own slices.
-        let (front, back) = bytes.split_at_mut(header.index_offset as usize);
+    let worst = {
+        // The header's rules hold, so the file is made of header, what the spans cover, and index with trailer.
+        let short = || window::outside(&(0..header.file_len));
+        let index_len = index_and_trailer.len();
+        let (front, back) = bytes.split_at_mut_checked(len.saturating_sub(index_len)).ok_or_else(short)?;
         back.copy_from_slice(&index_and_trailer);
-        let (start, data) = front.split_at_mut(HEADER_LEN);
+        let (start, mut rest) = front.split_at_mut_checked(HEADER_LEN).ok_or_else(short)?;
         start.copy_from_slice(&header.to_bytes());
-        let mut rest = data;
         let pieces = Spans::new(&header, index).map(move |span| {
             let span = span?;
-            let (now, later) = std::mem::take(&mut rest).split_at_mut((span.bytes.end - span.bytes.start) as usize);
-            rest = later;
-            Ok((span, now))
+            let now = len_usize(span.byte_len()).and_then(|len| rest.split_off_mut(..len));
+            Ok((now.ok_or_else(|| window::outside(&span.bytes))?, span))
         });
         // The first damage by position, not by which thread was faster.
         let worst: Mutex<Option<Error>> = Mutex::new(None);
@@ -47,17 +49,16 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
             threads,
             pieces,
             || (),
-            |(), piece: Result<_>| {
-                let (span, buffer) = piece?;
+            |(), piece: Result<(&mut [u8], Span)>| {
+                let (buffer, span) = piece?;
                 open::read_exact(file, buffer, span.bytes.start)?;
+                let read = Window::new(span.bytes.start, buffer);
                 for piece in &span.pieces {
                     let Some(storage) = index.storage(piece.storage)? else { continue };
-                    for block in piece.blocks.clone() {
-                        let range = span::block_range(&header, &storage, block);
-                        let at = (range.start - span.bytes.start) as usize;
-                        let bytes = &buffer[at..at + (range.end - range.start) as usize];
-                        match check_block(&storage, piece.storage, block, &range, bytes) {
-                            Ok(number) => drop(verified.insert(number)),
+                    for (block, _) in piece.blocks_of(&storage) {
+                        let place = span::block_range(&header, &storage, block);
+                        match check_block(&storage, piece.storage, block, &place, read.get(&place)?) {
+                            Ok(among_all) => drop(verified.insert(among_all)),
                             Err(e) => noted(e),
                         }
                     }
@@ -65,9 +66,10 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
                 Ok(())
             },
         )?;
-        if let Some(e) = worst.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(name_damaged(&header, &index, e));
-        }
+        worst.into_inner().unwrap_or_else(PoisonError::into_inner)
+    };
+    if let Some(e) = worst {
+        return Err(name_damaged(&header, &index, e));
     }
     let mut checkpoint = Checkpoint::new(head, Source::Heap(bytes), None, *limits);
     checkpoint.verified = verified;
@@ -79,9 +81,9 @@ fn name_damaged(header: &Header, index: &Index<'_>, e: Error) -> Error {
     let Some(offset) = e.offset() else { return e };
     for tensor in (0..index.tensor_count()).filter_map(|number| index.tensor(number).ok()) {
         let Ok(storage) = index.storage_of(&tensor) else { continue };
-        let touched = verify::touched_blocks(header, tensor.start, tensor.extent);
-        let place = storage.data_offset + touched.start * header.block_len()
-            ..storage.data_offset + touched.end * header.block_len();
+        let touched = verify::touched_blocks(header, &tensor.range());
+        let first = touched.start << header.block_log2;
+        let place = storage.in_file(&(first..touched.end.saturating_mul(header.block_len())));
         if place.contains(&offset) {
             return e.with_tensor(tensor.name);
         }
@@ -96,11 +98,12 @@ pub(crate) fn read_whole(file: &dyn ReadAt, threads: usize) -> Result<AlignedByt
     let len = open::source_len(file)?;
     let len = usize::try_from(len).map_err(|_| cannot(std::io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = AlignedBytes::zeroed(len).map_err(cannot)?;
+    let offsets = (0u64..).step_by(CHUNK);
     parallel::for_each(
         threads,
-        bytes.chunks_mut(CHUNK).enumerate(),
+        bytes.chunks_mut(CHUNK).zip(offsets),
         || (),
-        |(), (number, chunk)| open::read_exact(file, chunk, (number * CHUNK) as u64),
+        |(), (chunk, offset)| open::read_exact(file, chunk, offset),
     )?;
     Ok(bytes)
 }

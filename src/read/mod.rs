@@ -4,16 +4,30 @@
 //! where it lies. `open` does the steps of opening, `tensor` is what users hold, `touched` remembers what has been verified,
 //! `span` cuts the file for threads, and `verify` is the strict reader.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 mod gather;
 mod guest;
 #[cfg(feature = "fs")]
 mod load;
 mod open;
 mod parallel;
+mod records;
 mod span;
 mod tensor;
 mod touched;
 mod verify;
+mod window;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,6 +38,7 @@ use std::sync::OnceLock;
 pub use guest::GuestIndex;
 #[cfg(feature = "fs")]
 pub(crate) use load::{load, read_whole};
+pub(crate) use open::read_start;
 pub(crate) use parallel::default_threads;
 pub use tensor::{Rows, TensorView};
 pub use verify::{BadBlock, DamagedTensor, Report, VerifyOptions, verify_source};
@@ -32,11 +47,13 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::checksum::crc32;
 use crate::format::header::Header;
 use crate::format::index::{Index, StorageEntry};
+use crate::format::len_usize;
 use crate::format::limits::Limits;
 use crate::format::value::{self, Value};
 use crate::source::{AlignedBytes, Source};
 use open::Head;
 use touched::AtomicSet;
+use window::Window;
 
 /// Bytes from which on the first touch of a range is verified by several threads.
 const PARALLEL_LEN: u64 = 16 << 20;
@@ -69,15 +86,14 @@ pub struct Checkpoint {
     path: Option<PathBuf>,
 }
 
-/// Checks a block's bytes (BLK-1); gives its number among all blocks.
-fn check_block(storage: &StorageEntry<'_>, number: u32, block: u64, range: &Range<u64>, bytes: &[u8]) -> Result<usize> {
-    let within = block as usize;
-    let expected = storage.blocks.get(within).copied().unwrap_or_default();
+/// Checks the bytes of a block (BLK-1), which lie at `place` in the file; gives its number among all blocks.
+fn check_block(storage: &StorageEntry<'_>, number: u32, block: u64, place: &Range<u64>, bytes: &[u8]) -> Result<usize> {
+    let Some((expected, among_all)) = storage.block(block) else { return Err(window::outside(place)) };
     let found = crc32(bytes);
     if found != expected {
-        return Err(verify::block_damaged(number, block, range, expected, found));
+        return Err(verify::block_damaged(number, block, place, expected, found));
     }
-    Ok(storage.first_block + within)
+    Ok(among_all)
 }
 
 impl Checkpoint {
@@ -293,32 +309,33 @@ impl Checkpoint {
         &self.limits
     }
 
+    /// The record of a storage.
+    fn storage_entry(&self, number: u32) -> Result<StorageEntry<'_>> {
+        let missing = || Error::invalid(format!("there is no storage number {number}"));
+        self.index().storage(number)?.ok_or_else(missing)
+    }
+
     /// A range of a storage's bytes, verified or not.
     pub(crate) fn storage_bytes(&self, number: u32, range: Range<u64>, verified: bool) -> Result<&[u8]> {
-        let index = self.index();
-        let missing = || Error::invalid(format!("there is no storage number {number}"));
-        let storage = index.storage(number)?.ok_or_else(missing)?;
-        if range.start > range.end || range.end > storage.data_len {
-            return Err(Error::invalid(format!("bytes {range:?} of a storage of {}", storage.data_len)));
-        }
+        let storage = self.storage_entry(number)?;
         let data = self.storage_data(number, &storage)?;
+        let bytes = data.get(&range)?;
         if verified {
             self.verify_range(&storage, number, data, &range)?;
         }
-        // In range: checked above, and `data` is as long as the storage.
-        Ok(&data[range.start as usize..range.end as usize])
+        Ok(bytes)
     }
 
-    /// The bytes of a storage, unverified.
-    fn storage_data(&self, number: u32, storage: &StorageEntry<'_>) -> Result<&[u8]> {
-        match self.source.resident() {
-            // In range: rule STO-1 was checked for this storage.
-            Some(all) => Ok(&all[storage.data_offset as usize..(storage.data_offset + storage.data_len) as usize]),
+    /// The bytes of a storage, unverified, addressed from its own start.
+    fn storage_data(&self, number: u32, storage: &StorageEntry<'_>) -> Result<Window<'_>> {
+        let bytes = match self.source.resident() {
+            Some(all) => Window::new(0, all).get(&storage.place())?,
             #[cfg(feature = "fs")]
-            None => self.load_storage(number, storage),
+            None => self.load_storage(number, storage)?,
             #[cfg(not(feature = "fs"))]
-            None => Err(Error::invalid(format!("storage {number} is not in memory"))),
-        }
+            None => return Err(Error::invalid(format!("storage {number} is not in memory"))),
+        };
+        Ok(Window::new(0, bytes))
     }
 
     /// Gives the bytes of a range of a storage piece by piece, verified, and keeps none of them.
@@ -330,75 +347,86 @@ impl Checkpoint {
         range: Range<u64>,
         mut take: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        /// A guest's storage is one block, however long: it is then read in pieces of this length.
-        const PIECE: u64 = 1 << 20;
-        let index = self.index();
-        let missing = || Error::invalid(format!("there is no storage number {number}"));
-        let storage = index.storage(number)?.ok_or_else(missing)?;
+        let storage = self.storage_entry(number)?;
         #[cfg(feature = "fs")]
         let in_memory = self.source.resident().is_some() || self.is_loaded(number);
         #[cfg(not(feature = "fs"))]
         let in_memory = true;
-        if in_memory || range.start > range.end || range.end > storage.data_len {
+        if in_memory {
             return take(self.storage_bytes(number, range, true)?);
         }
+        if range.start > range.end || range.end > storage.data_len {
+            return Err(window::outside(&range));
+        }
         let header = &self.head.header;
+        let wanted = storage.in_file(&range);
         let mut buffer = Vec::new();
-        for block in verify::touched_blocks(header, range.start, range.end - range.start) {
-            let place = span::block_range(header, &storage, block);
-            let wanted =
-                (storage.data_offset + range.start).max(place.start)..(storage.data_offset + range.end).min(place.end);
-            // All of the block passes through the CRC; what was asked for is passed on. The last bytes are held back until the
-            // CRC has been found right, so that a block which fits a piece is never given unverified.
-            let verify = self.has_crc(number) && !self.verified.contains(storage.first_block + block as usize);
-            let whole = if verify { place.clone() } else { wanted.clone() };
-            let mut hasher = crc32fast::Hasher::new();
-            let mut at = whole.start;
-            let mut held: Range<usize> = 0..0;
-            while at < whole.end {
-                if !held.is_empty() {
-                    take(&buffer[held.clone()])?;
-                }
-                let len = (whole.end - at).min(PIECE.max(header.block_len().min(PIECE * 16)));
-                buffer.resize(len as usize, 0);
-                open::read_exact(&self.source, &mut buffer, at)?;
-                if verify {
-                    hasher.update(&buffer);
-                }
-                let from = wanted.start.clamp(at, at + len) - at;
-                let to = wanted.end.clamp(at, at + len) - at;
-                held = from as usize..to as usize;
-                at += len;
-            }
-            if verify {
-                let found = hasher.finalize();
-                let expected = storage.blocks.get(block as usize).copied().unwrap_or_default();
-                if found != expected {
-                    return Err(verify::block_damaged(number, block, &place, expected, found));
-                }
-            }
-            take(&buffer[held])?;
+        for block in verify::touched_blocks(header, &range) {
+            self.stream_block(number, &storage, block, &wanted, &mut buffer, &mut take)?;
         }
         Ok(())
     }
 
+    /// Gives the part of a block that is `wanted`, having read all of it.
+    fn stream_block(
+        &self,
+        number: u32,
+        storage: &StorageEntry<'_>,
+        block: u64,
+        wanted: &Range<u64>,
+        buffer: &mut Vec<u8>,
+        take: &mut impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        /// Blocks up to this length are given only after their CRC was found right. A longer one (1 GiB is allowed, and a
+        /// guest's storage is one block, however long) is given in such pieces, all but the last before it is known.
+        const PIECE: u64 = 16 << 20;
+        let place = span::block_range(&self.head.header, storage, block);
+        let part = wanted.start.max(place.start)..wanted.end.min(place.end);
+        let (expected, among_all) = storage.block(block).ok_or_else(|| window::outside(&place))?;
+        let verify = self.has_crc(number) && !self.verified.contains(among_all);
+        let whole = if verify { place.clone() } else { part.clone() };
+        let mut hasher = crc32fast::Hasher::new();
+        let mut at = whole.start;
+        let mut held = at..at;
+        while at < whole.end {
+            take(Window::new(held.start, buffer).get(&held).unwrap_or_default())?;
+            let piece = at..whole.end.min(at.saturating_add(PIECE));
+            let len = piece.end.saturating_sub(at);
+            buffer.resize(usize::try_from(len).map_err(|_| window::outside(&piece))?, 0);
+            open::read_exact(&self.source, buffer, at)?;
+            if verify {
+                hasher.update(buffer);
+            }
+            at = piece.end;
+            held = piece;
+        }
+        if verify {
+            let found = hasher.finalize();
+            if found != expected {
+                return Err(verify::block_damaged(number, block, &place, expected, found));
+            }
+        }
+        take(Window::new(held.start, buffer).get(&held)?)
+    }
+
     #[cfg(feature = "fs")]
     fn is_loaded(&self, number: u32) -> bool {
-        self.loaded.get().and_then(|all| all.get(number as usize)).is_some_and(|place| place.get().is_some())
+        let place = self.loaded.get().and_then(|all| all.get(len_usize(number.into())?));
+        place.is_some_and(|place| place.get().is_some())
     }
 
     /// Reads a storage on demand, once.
     #[cfg(feature = "fs")]
     fn load_storage(&self, number: u32, storage: &StorageEntry<'_>) -> Result<&[u8]> {
         let all = self.loaded.get_or_init(|| (0..self.storage_count()).map(|_| OnceLock::new()).collect());
-        let Some(place) = all.get(number as usize) else {
+        let Some(place) = len_usize(number.into()).and_then(|number| all.get(number)) else {
             return Err(Error::invalid(format!("there is no storage number {number}")));
         };
         if let Some(data) = place.get() {
             return Ok(data);
         }
         let no_memory = |e| Error::io("cannot hold the storage in memory", e);
-        let len = usize::try_from(storage.data_len).map_err(|_| no_memory(std::io::ErrorKind::OutOfMemory.into()))?;
+        let len = len_usize(storage.data_len).ok_or_else(|| no_memory(std::io::ErrorKind::OutOfMemory.into()))?;
         let mut data = AlignedBytes::zeroed(len).map_err(no_memory)?;
         open::read_exact(&self.source, &mut data, storage.data_offset)?;
         // If another thread was faster, its bytes stay and these are dropped: both were read from the same file.
@@ -406,24 +434,33 @@ impl Checkpoint {
     }
 
     /// Verifies the blocks that a range of a storage touches, unless they were verified before.
-    fn verify_range(&self, storage: &StorageEntry<'_>, number: u32, data: &[u8], range: &Range<u64>) -> Result<()> {
+    fn verify_range(
+        &self,
+        storage: &StorageEntry<'_>,
+        number: u32,
+        data: Window<'_>,
+        range: &Range<u64>,
+    ) -> Result<()> {
         let header = &self.head.header;
-        let blocks = verify::touched_blocks(header, range.start, range.end - range.start);
-        let first = storage.first_block;
-        if self.verified.contains_all(first + blocks.start as usize..first + blocks.end as usize) {
+        let blocks = verify::touched_blocks(header, range);
+        let numbers = storage.block(blocks.start).zip(len_usize(blocks.end.saturating_sub(blocks.start)));
+        if let Some(((_, first), count)) = numbers
+            && self.verified.contains_all(first..first.saturating_add(count))
+        {
             return Ok(());
         }
         let check = |block: u64| {
-            if self.verified.contains(first + block as usize) {
+            if storage.block(block).is_some_and(|(_, among_all)| self.verified.contains(among_all)) {
                 return Ok(());
             }
             let place = span::block_range(header, storage, block);
-            let bytes = &data[(place.start - storage.data_offset) as usize..(place.end - storage.data_offset) as usize];
-            let number = check_block(storage, number, block, &place, bytes)?;
-            self.verified.insert(number);
+            let start = storage.data_offset;
+            let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
+            let among_all = check_block(storage, number, block, &place, bytes)?;
+            self.verified.insert(among_all);
             Ok(())
         };
-        if range.end - range.start < PARALLEL_LEN {
+        if range.end.saturating_sub(range.start) < PARALLEL_LEN {
             return blocks.into_iter().try_for_each(check);
         }
         parallel::for_each(parallel::default_threads(), blocks, || (), |(), block| check(block))

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::format::diagnosis::DIAGNOSIS_LEN;
-use crate::format::header::{HEADER_LEN, HEADER_LEN_U64, Header};
+use crate::format::header::{HEADER_LEN, Header};
 use crate::format::index::{Index, Sections};
 use crate::format::limits::Limits;
+use crate::format::{len_u64, len_usize};
 use crate::source::{AlignedBytes, ReadAt};
 
 /// The header and the places of the sections: all that is kept of a file's structure.
@@ -17,6 +18,24 @@ pub(crate) struct Head {
 /// The length of a source.
 pub(crate) fn source_len(source: &dyn ReadAt) -> Result<u64> {
     source.byte_len().map_err(|e| Error::io("cannot get the length", e))
+}
+
+/// As much of the beginning of a file as a diagnosis looks at.
+pub(crate) fn beginning(bytes: &[u8]) -> &[u8] {
+    bytes.get(..DIAGNOSIS_LEN).unwrap_or(bytes)
+}
+
+/// Reads as much of the beginning of a source as a diagnosis looks at.
+pub(crate) fn read_start(source: &dyn ReadAt) -> Result<Vec<u8>> {
+    let len = source_len(source)?.min(len_u64(DIAGNOSIS_LEN));
+    let mut start = vec![0; len_usize(len).unwrap_or(DIAGNOSIS_LEN)];
+    read_exact(source, &mut start, 0)?;
+    Ok(start)
+}
+
+/// Index and trailer, which lie together.
+fn split_trailer(index_and_trailer: &[u8]) -> (&[u8], &[u8]) {
+    index_and_trailer.split_last_chunk::<HEADER_LEN>().map_or((&[], &[]), |(index, trailer)| (index, trailer))
 }
 
 /// Reads exactly the bytes asked for; a source that has become shorter is an error of its own words.
@@ -36,17 +55,15 @@ impl Head {
     /// **Cost**: three reads; memory for the index.
     pub(crate) fn read(source: &dyn ReadAt, limits: &Limits) -> Result<(Header, AlignedBytes)> {
         let file_len = source_len(source)?;
-        let mut start = [0; DIAGNOSIS_LEN];
-        let start = &mut start[..usize::try_from(file_len).unwrap_or(usize::MAX).min(DIAGNOSIS_LEN)];
-        read_exact(source, start, 0)?;
-        let header = Header::parse(start, file_len, limits)?;
+        let start = read_start(source)?;
+        let header = Header::parse(&start, file_len, limits)?;
         // Index and trailer lie together, and the header says that they end with the file.
-        let rest = header.index_len + HEADER_LEN_U64;
+        let rest = file_len.saturating_sub(header.index_offset);
         let no_memory = |e| Error::io("cannot hold the index in memory", e);
         let len = usize::try_from(rest).map_err(|_| no_memory(std::io::ErrorKind::OutOfMemory.into()))?;
         let mut bytes = AlignedBytes::zeroed(len).map_err(no_memory)?;
         read_exact(source, &mut bytes, header.index_offset)?;
-        let (index, trailer) = bytes.split_at(len - HEADER_LEN);
+        let (index, trailer) = split_trailer(&bytes);
         header.check_trailer(trailer)?;
         header.check_index_crc(index)?;
         Ok((header, bytes))
@@ -63,13 +80,12 @@ impl Head {
     ///
     /// **Cost**: that of the CRC of the index.
     pub(crate) fn of_resident(bytes: &[u8], limits: &Limits, will_need: impl FnOnce(usize, usize)) -> Result<Head> {
-        let file_len = bytes.len() as u64;
-        let start = &bytes[..bytes.len().min(DIAGNOSIS_LEN)];
-        let header = Header::parse(start, file_len, limits)?;
+        let header = Header::parse(beginning(bytes), len_u64(bytes.len()), limits)?;
         // In range: the header says that index and trailer end with the file.
-        let index_offset = header.index_offset as usize;
-        will_need(index_offset, bytes.len() - index_offset);
-        let (index, trailer) = bytes[index_offset..].split_at(header.index_len as usize);
+        let index_offset = len_usize(header.index_offset).unwrap_or(usize::MAX);
+        let rest = bytes.get(index_offset..).unwrap_or_default();
+        will_need(index_offset, rest.len());
+        let (index, trailer) = split_trailer(rest);
         header.check_trailer(trailer)?;
         header.check_index_crc(index)?;
         Head::parse(header, index, limits)

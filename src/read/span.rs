@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::format::checksum;
 use crate::format::header::{HEADER_LEN_U64, Header};
 use crate::format::index::{Index, StorageEntry};
+use crate::format::{len_u64, len_usize};
 
 /// How long a span should be, in bytes: long enough to read well, short enough to share out and to stay in a cache.
 const SPAN_LEN: u64 = 2 << 20;
@@ -50,40 +51,47 @@ impl<'a> Spans<'a> {
     }
 
     fn next_span(&mut self) -> Result<Span> {
+        // Sums here are offsets in the file: saturating arithmetic never saturates, and need not be proved not to.
         let begin = self.next_offset;
         let mut end = begin;
-        let first_begun = if self.next_block == 0 { self.next_storage } else { self.next_storage + 1 };
+        // A storage that the last span ended within has begun there.
+        let first_begun = self.next_storage.saturating_add(u32::from(self.next_block > 0));
         let mut pieces = Vec::new();
         while let Some(storage) = self.index.storage(self.next_storage)? {
-            let blocks = storage.blocks.len() as u64;
-            let block_len = self.header.block_len();
-            let room = SPAN_LEN.saturating_sub(end - begin);
-            let left = blocks - self.next_block;
-            let take = if storage.data_len - self.next_block * block_len <= room {
+            let blocks = len_u64(storage.blocks.len());
+            let room = SPAN_LEN.saturating_sub(end.saturating_sub(begin));
+            let done = self.next_block << self.header.block_log2;
+            let left = blocks.saturating_sub(self.next_block);
+            let take = if storage.data_len.saturating_sub(done) <= room {
                 left
             } else {
                 // At least one block, even if it alone is longer than a span should be.
-                (room / block_len).max(u64::from(pieces.is_empty())).min(left)
+                (room >> self.header.block_log2).max(u64::from(pieces.is_empty())).min(left)
             };
             if take == 0 && blocks > 0 {
                 break;
             }
+            let taken = self.next_block..self.next_block.saturating_add(take);
+            self.next_block = taken.end;
+            end = if taken.end == blocks {
+                storage.place().end
+            } else {
+                storage.data_offset.saturating_add(taken.end << self.header.block_log2)
+            };
             if blocks > 0 {
-                pieces.push(Piece { storage: self.next_storage, blocks: self.next_block..self.next_block + take });
+                pieces.push(Piece { storage: self.next_storage, blocks: taken });
             }
-            self.next_block += take;
-            end = storage.data_offset + (self.next_block * block_len).min(storage.data_len);
             if self.next_block < blocks {
                 break;
             }
-            self.next_storage += 1;
+            self.next_storage = self.next_storage.saturating_add(1);
             self.next_block = 0;
-            if end - begin >= SPAN_LEN {
+            if end.saturating_sub(begin) >= SPAN_LEN {
                 break;
             }
         }
-        let after_last = if self.next_block == 0 { self.next_storage } else { self.next_storage + 1 };
-        self.done = self.next_storage as usize == self.index.storage_count();
+        let after_last = self.next_storage.saturating_add(u32::from(self.next_block > 0));
+        self.done = len_usize(self.next_storage.into()) == Some(self.index.storage_count());
         if self.done {
             end = self.header.index_offset;
         }
@@ -105,8 +113,24 @@ impl Iterator for Spans<'_> {
     }
 }
 
+impl Span {
+    /// How long it is, in bytes.
+    pub(crate) fn byte_len(&self) -> u64 {
+        self.bytes.end.saturating_sub(self.bytes.start)
+    }
+}
+
+impl Piece {
+    /// The numbers of its blocks within the storage, and their CRCs.
+    pub(crate) fn blocks_of<'s>(&self, storage: &StorageEntry<'s>) -> impl Iterator<Item = (u64, u32)> + use<'s> {
+        let storage = *storage;
+        self.blocks.clone().map_while(move |block| Some((block, storage.block(block)?.0)))
+    }
+}
+
 /// Where block number `block` of a storage lies in the file.
 pub(crate) fn block_range(header: &Header, storage: &StorageEntry<'_>, block: u64) -> Range<u64> {
-    let start = storage.data_offset + block * header.block_len();
-    start..start + checksum::block_len(storage.data_len, block, header.block_log2)
+    let start = block << header.block_log2;
+    let len = checksum::block_len(storage.data_len, block, header.block_log2);
+    storage.in_file(&(start..start.saturating_add(len)))
 }

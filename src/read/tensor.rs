@@ -7,7 +7,7 @@ use super::{Checkpoint, gather};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::dtype::{DType, Element};
 use crate::format::index::TensorEntry;
-use crate::format::layout;
+use crate::format::{layout, len_u64};
 
 /// A tensor of a [`Checkpoint`], borrowed from it: name, dtype, shape, strides, and the bytes where they lie.
 ///
@@ -110,7 +110,7 @@ impl<'a> TensorView<'a> {
     /// If the storage's record is broken.
     pub fn file_offset(&self) -> Result<u64> {
         let storage = self.checkpoint.index().storage_of(&self.entry).map_err(|e| self.in_file(e))?;
-        Ok(storage.data_offset + self.entry.start)
+        Ok(storage.in_file(&self.entry.range()).start)
     }
 
     /// The bytes from its first element to the end of its last one, verified.
@@ -133,7 +133,9 @@ impl<'a> TensorView<'a> {
             let message = format!("bytes {}..{} of a tensor of {} bytes", part.start, part.end, self.entry.extent);
             return Err(self.in_file(Error::invalid(message)));
         }
-        let range = self.entry.start + part.start..self.entry.start + part.end;
+        // Within the extent, whose end rule TEN-11 keeps from overflowing.
+        let start = self.entry.start;
+        let range = start.saturating_add(part.start)..start.saturating_add(part.end);
         self.checkpoint.storage_bytes(self.entry.storage, range, true).map_err(|e| self.in_file(e))
     }
 
@@ -142,8 +144,7 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// [`Io`](ErrorKind::Io) if the file cannot be read.
     pub fn bytes_unverified(&self) -> Result<&'a [u8]> {
-        let range = self.entry.start..self.entry.start + self.entry.extent;
-        self.checkpoint.storage_bytes(self.entry.storage, range, false).map_err(|e| self.in_file(e))
+        self.checkpoint.storage_bytes(self.entry.storage, self.entry.range(), false).map_err(|e| self.in_file(e))
     }
 
     /// The bytes of its whole storage, verified. The tensor itself begins at [`start`](Self::start).
@@ -235,14 +236,12 @@ impl<'a> TensorView<'a> {
         if !self.is_contiguous() {
             return self.for_each_run(take);
         }
-        let range = self.entry.start..self.entry.start + self.entry.extent;
-        self.checkpoint.stream_storage(self.entry.storage, range, take).map_err(|e| self.in_file(e))
+        self.checkpoint.stream_storage(self.entry.storage, self.entry.range(), take).map_err(|e| self.in_file(e))
     }
 
     /// Gives the bytes of its extent, gaps of strides included, as [`stream`](Self::stream) does.
     pub(crate) fn stream_extent(&self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let range = self.entry.start..self.entry.start + self.entry.extent;
-        self.checkpoint.stream_storage(self.entry.storage, range, take).map_err(|e| self.in_file(e))
+        self.checkpoint.stream_storage(self.entry.storage, self.entry.range(), take).map_err(|e| self.in_file(e))
     }
 
     /// Gives the bytes of its whole storage, verified, piece by piece, keeping nothing in memory.
@@ -260,7 +259,7 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// As [`bytes`](Self::bytes); [`InvalidInput`](ErrorKind::InvalidInput) if the buffer is of another length.
     pub fn read_into(&self, buffer: &mut [u8]) -> Result<()> {
-        if buffer.len() as u64 != self.contiguous_byte_len() {
+        if len_u64(buffer.len()) != self.contiguous_byte_len() {
             let message =
                 format!("its elements take {} bytes, the buffer has {}", self.contiguous_byte_len(), buffer.len());
             return Err(self.in_file(Error::invalid(message)));
@@ -384,8 +383,9 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// As [`TensorView::bytes`].
     pub fn bytes(&self) -> Result<&'a [u8]> {
-        // Within the extent, for the rows are within the shape.
-        self.tensor.bytes_of(self.rows.start * self.row_len..self.rows.end * self.row_len)
+        // Within the extent, for the rows are within the shape; so nothing overflows.
+        let place = |row: u64| row.saturating_mul(self.row_len);
+        self.tensor.bytes_of(place(self.rows.start)..place(self.rows.end))
     }
 
     /// The rows' elements, borrowed where they lie, verified: the blocks that they touch and no others.

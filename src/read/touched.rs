@@ -31,8 +31,8 @@ impl AtomicSet {
     /// Whether all numbers of the range are in the set.
     #[inline]
     pub(crate) fn contains_all(&self, mut numbers: Range<usize>) -> bool {
-        while numbers.start < numbers.end {
-            let whole = numbers.start.is_multiple_of(64) && numbers.end - numbers.start >= 64;
+        while !numbers.is_empty() {
+            let whole = numbers.start.is_multiple_of(64) && numbers.len() >= 64;
             let present = if whole {
                 self.0.get(numbers.start / 64).is_some_and(|word| word.load(Ordering::Relaxed) == u64::MAX)
             } else {
@@ -41,7 +41,7 @@ impl AtomicSet {
             if !present {
                 return false;
             }
-            numbers.start += if whole { 64 } else { 1 };
+            numbers.start = numbers.start.saturating_add(if whole { 64 } else { 1 });
         }
         true
     }

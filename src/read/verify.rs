@@ -8,14 +8,15 @@ use std::sync::{Mutex, PoisonError};
 use super::guest::Guest;
 use super::open::{Head, read_exact};
 use super::parallel;
+use super::records::check_records;
 use super::span::{Span, Spans, block_range};
 use super::touched::AtomicSet;
+use super::window::{Window, outside};
 use crate::error::{Error, Result};
-use crate::format::checksum::crc32;
-use crate::format::descriptor::{self, Descriptor};
-use crate::format::header::{DAMAGED_ADVICE, HEADER_LEN_U64, Header};
+use crate::format::checksum::{self, crc32};
+use crate::format::header::{DAMAGED_ADVICE, Header};
 use crate::format::index::Index;
-use crate::format::layout::{self, RECORD_ALIGNMENT};
+use crate::format::len_u64;
 use crate::format::limits::Limits;
 use crate::format::rules::*;
 use crate::format::value;
@@ -164,20 +165,20 @@ pub(crate) fn verify_guest(
     parallel::for_each(options.threads, storages, nothing, |buffer, number| {
         let buffer = buffer.as_mut().map_err(|e| Error::new(e.kind(), e.reason()))?;
         let Some(storage) = index.storage(number)? else { return Ok(()) };
-        if !guest.checked.contains(number as usize) {
+        if !guest.has_crc(number) {
             unchecked.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        let place = storage.data_offset..storage.data_offset + storage.data_len;
+        let place = storage.place();
         let mut hasher = crc32fast::Hasher::new();
         let mut at = place.start;
         while at < place.end {
-            let end = place.end.min(at + CHUNK);
-            hasher.update(bytes.get(&(at..end), buffer)?);
-            at = end;
+            let chunk = at..place.end.min(at.saturating_add(CHUNK));
+            hasher.update(bytes.get(&chunk, buffer)?.get(&chunk)?);
             if let Some(progress) = options.progress {
-                progress(CHUNK.min(storage.data_len));
+                progress(chunk.end.saturating_sub(at));
             }
+            at = chunk.end;
         }
         let found = hasher.finalize();
         if found != storage.crc32 {
@@ -187,8 +188,8 @@ pub(crate) fn verify_guest(
     })?;
     let report = Report {
         file_len: header.file_len,
-        tensor_count: index.tensor_count() as u64,
-        storage_count: index.storage_count() as u64,
+        tensor_count: len_u64(index.tensor_count()),
+        storage_count: len_u64(index.storage_count()),
         unchecked_storages: unchecked.into_inner(),
         ..Report::default()
     };
@@ -203,23 +204,21 @@ enum Bytes<'a> {
 }
 
 impl Bytes<'_> {
-    fn get<'b>(&'b self, range: &Range<u64>, buffer: &'b mut AlignedBytes) -> Result<&'b [u8]> {
-        let beyond = || REC_1.broken("a part of the file lies beyond its end");
-        let len = usize::try_from(range.end - range.start).map_err(|_| beyond())?;
-        match self {
-            Bytes::Resident(all) => {
-                let start = usize::try_from(range.start).map_err(|_| beyond())?;
-                all.get(start..).and_then(|rest| rest.get(..len)).ok_or_else(beyond)
-            }
+    fn get<'b>(&'b self, range: &Range<u64>, buffer: &'b mut AlignedBytes) -> Result<Window<'b>> {
+        let bytes = match self {
+            Bytes::Resident(all) => Window::new(0, all).get(range)?,
             Bytes::Read(source) => {
+                let len = range.end.checked_sub(range.start).and_then(|len| usize::try_from(len).ok());
+                let len = len.ok_or_else(|| outside(range))?;
                 if buffer.len() < len {
                     *buffer = AlignedBytes::zeroed(len).map_err(|e| Error::io("cannot read", e))?;
                 }
-                let wanted = &mut buffer[..len];
+                let wanted = buffer.get_mut(..len).ok_or_else(|| outside(range))?;
                 read_exact(*source, wanted, range.start)?;
-                Ok(wanted)
+                wanted
             }
-        }
+        };
+        Ok(Window::new(range.start, bytes))
     }
 }
 
@@ -279,8 +278,8 @@ fn verify_opened(
     options: &VerifyOptions<'_>,
     mut report: Report,
 ) -> Result<Report> {
-    report.tensor_count = index.tensor_count() as u64;
-    report.storage_count = index.storage_count() as u64;
+    report.tensor_count = len_u64(index.tensor_count());
+    report.storage_count = len_u64(index.storage_count());
     let findings = Findings::new(index.tensor_count());
     if let Err(e) = index.check() {
         // Nothing in the records can be judged by an index that is wrong in itself.
@@ -295,11 +294,11 @@ fn verify_opened(
             let buffer = buffer.as_mut().map_err(|e| Error::new(e.kind(), e.reason()))?;
             let data = bytes.get(&span.bytes, buffer)?;
             check_blocks(header, &index, &span, data, &findings)?;
-            if let Err((at, e)) = check_records(header, &index, &span, data, &findings.described) {
-                findings.add(at, e)?;
+            if let Err(e) = check_records(header, &index, &span, data, &findings.described) {
+                findings.add(e.offset().unwrap_or(span.bytes.start), e)?;
             }
             if let Some(progress) = options.progress {
-                progress(span.bytes.end - span.bytes.start);
+                progress(span.byte_len());
             }
             Ok(())
         })?;
@@ -341,16 +340,14 @@ pub(crate) fn check_references(index: &Index<'_>, document: &value::Value) -> Re
     Ok(())
 }
 
-fn check_blocks(header: &Header, index: &Index<'_>, span: &Span, data: &[u8], findings: &Findings) -> Result<()> {
+fn check_blocks(header: &Header, index: &Index<'_>, span: &Span, data: Window<'_>, findings: &Findings) -> Result<()> {
     for piece in &span.pieces {
         let Some(storage) = index.storage(piece.storage)? else { continue };
-        for block in piece.blocks.clone() {
-            let range = block_range(header, &storage, block);
-            let at = (range.start - span.bytes.start) as usize;
-            let found = crc32(&data[at..at + (range.end - range.start) as usize]);
-            let Some(&expected) = storage.blocks.get(block as usize) else { continue };
+        for (block, expected) in piece.blocks_of(&storage) {
+            let bytes = block_range(header, &storage, block);
+            let found = crc32(data.get(&bytes)?);
             if found != expected {
-                findings.bad_block(BadBlock { storage: piece.storage, block, bytes: range }, expected, found)?;
+                findings.bad_block(BadBlock { storage: piece.storage, block, bytes }, expected, found)?;
             }
         }
     }
@@ -385,7 +382,7 @@ fn damaged_tensors(header: &Header, index: &Index<'_>, mut bad_blocks: Vec<BadBl
     for number in 0..index.tensor_count() {
         let tensor = index.tensor(number)?;
         let Some(bad) = by_storage.get(&tensor.storage) else { continue };
-        let touched = touched_blocks(header, tensor.start, tensor.extent);
+        let touched = touched_blocks(header, &tensor.range());
         let bad_blocks: Vec<_> = bad.iter().filter(|bad| touched.contains(&bad.block)).cloned().collect();
         if !bad_blocks.is_empty() {
             damaged.push(DamagedTensor { name: tensor.name.to_owned(), bad_blocks });
@@ -394,150 +391,11 @@ fn damaged_tensors(header: &Header, index: &Index<'_>, mut bad_blocks: Vec<BadBl
     Ok(damaged)
 }
 
-/// The blocks of a storage that `len` bytes from `start` touch.
+/// The blocks of a storage that a range of it touches.
 #[inline]
-pub(crate) fn touched_blocks(header: &Header, start: u64, len: u64) -> Range<u64> {
-    if len == 0 {
+pub(crate) fn touched_blocks(header: &Header, range: &Range<u64>) -> Range<u64> {
+    if range.is_empty() {
         return 0..0;
     }
-    start >> header.block_log2..(start + len).div_ceil(header.block_len())
-}
-
-/// Walks the descriptors and the padding of a span: REC-1 to REC-8. The error comes with its position.
-fn check_records(
-    header: &Header,
-    index: &Index<'_>,
-    span: &Span,
-    data: &[u8],
-    described: &AtomicSet,
-) -> Result<(), (u64, Error)> {
-    let mut walk = Walk { header, index, data, begin: span.bytes.start, described, dims: Vec::new() };
-    for storage in span.begun.clone() {
-        let from = match storage.checked_sub(1) {
-            None => HEADER_LEN_U64,
-            Some(previous) => walk.data_range(previous).map_err(|e| (span.bytes.start, e))?.end,
-        };
-        walk.gap(from, Some(storage))?;
-    }
-    if span.last {
-        let from = match (index.storage_count() as u64).checked_sub(1) {
-            None => HEADER_LEN_U64,
-            Some(previous) => walk.data_range(previous as u32).map_err(|e| (span.bytes.start, e))?.end,
-        };
-        walk.gap(from, None)?;
-    }
-    Ok(())
-}
-
-struct Walk<'a> {
-    header: &'a Header,
-    index: &'a Index<'a>,
-    data: &'a [u8],
-    begin: u64,
-    described: &'a AtomicSet,
-    dims: Vec<u64>,
-}
-
-impl Walk<'_> {
-    fn data_range(&self, storage: u32) -> Result<Range<u64>> {
-        let entry = self.index.storage(storage)?.ok_or_else(|| REC_7.broken("a storage is missing"))?;
-        Ok(entry.data_offset..entry.data_offset + entry.data_len)
-    }
-
-    /// The bytes of a range of the file, which lies in the span.
-    fn bytes(&self, range: Range<u64>) -> Option<&[u8]> {
-        let start = usize::try_from(range.start.checked_sub(self.begin)?).ok()?;
-        self.data.get(start..)?.get(..usize::try_from(range.end.checked_sub(range.start)?).ok()?)
-    }
-
-    fn padding(&self, range: Range<u64>) -> Result<(), (u64, Error)> {
-        let at = range.start;
-        let wrong = |message: &str, at| (at, REC_8.broken(message).with_offset(at));
-        let bytes = self.bytes(range).ok_or_else(|| wrong("padding reaches too far", at))?;
-        match bytes.iter().position(|&byte| byte != 0) {
-            None => Ok(()),
-            Some(i) => Err(wrong("padding between records is not zero", at + i as u64)),
-        }
-    }
-
-    /// Checks what lies between the end of one storage's data and the beginning of the next, or the index.
-    fn gap(&mut self, from: u64, introduces: Option<u32>) -> Result<(), (u64, Error)> {
-        let overflow = || (from, REC_1.broken("the position of a record overflows").with_offset(from));
-        let next_data = match introduces {
-            Some(storage) => Some(self.data_range(storage).map_err(|e| (from, e))?.start),
-            None => None,
-        };
-        let limit = next_data.unwrap_or(self.header.index_offset);
-        let mut cursor = layout::round_up(from, RECORD_ALIGNMENT).ok_or_else(overflow)?;
-        if cursor > limit {
-            return Err((from, REC_1.broken("there is no room for a record").with_offset(from)));
-        }
-        self.padding(from..cursor)?;
-        loop {
-            if introduces.is_none() && cursor == limit {
-                return Ok(());
-            }
-            if cursor == self.header.index_offset {
-                return Err((cursor, REC_7.broken("no record introduces a storage of the index").with_offset(cursor)));
-            }
-            let mut dims = std::mem::take(&mut self.dims);
-            let bytes = self.bytes(cursor..limit).ok_or_else(overflow)?;
-            let raw = descriptor::parse_fixed(bytes, limit - cursor, cursor).map_err(|e| (cursor, e))?;
-            let bytes = &bytes[..raw.descriptor_len as usize];
-            let found = descriptor::parse(&raw, bytes, &mut dims, cursor)
-                .and_then(|found| self.compare(&found, introduces, cursor).map(|()| found.view));
-            let view = found.map_err(|e| (cursor, e))?;
-            self.dims = dims;
-            let end = cursor + u64::from(raw.descriptor_len);
-            if view {
-                let next =
-                    layout::round_up(end, RECORD_ALIGNMENT).filter(|&next| next <= limit).ok_or_else(overflow)?;
-                self.padding(end..next)?;
-                cursor = next;
-                continue;
-            }
-            let placed = descriptor::data_offset(cursor, raw.descriptor_len.into(), self.header.alignment_log2);
-            if placed != next_data {
-                let message = format!("the data of this record is not where the layout puts it, at {placed:?}");
-                return Err((cursor, REC_1.broken(message).with_offset(cursor)));
-            }
-            return self.padding(end..limit);
-        }
-    }
-
-    /// Compares a descriptor with the index.
-    fn compare(&self, found: &Descriptor<'_>, introduces: Option<u32>, cursor: u64) -> Result<()> {
-        let broken = |rule: Rule, message: &str| Err(rule.broken(message).with_tensor(found.name).with_offset(cursor));
-        if found.unfinished {
-            return broken(REC_4, "its record was never finished");
-        }
-        if !found.view && introduces != Some(found.storage) {
-            return broken(REC_7, "its record does not introduce the next storage");
-        }
-        // Without a storage to come, all have been introduced.
-        let introduced = introduces.map_or(self.index.storage_count() as u64, u64::from);
-        if found.view && u64::from(found.storage) >= introduced {
-            return broken(REC_7, "its record views a storage that comes later");
-        }
-        let Some(number) = self.index.find(found.name)? else {
-            return broken(REC_5, "a record describes it, and the index does not list it");
-        };
-        let tensor = self.index.tensor(number)?;
-        let storage = self.index.storage_of(&tensor)?;
-        let same = found.dtype == tensor.dtype
-            && found.shape == tensor.shape
-            && found.strides == tensor.strides
-            && found.storage == tensor.storage
-            && found.start == tensor.start
-            && found.data_offset == storage.data_offset
-            && found.data_len == storage.data_len
-            && found.data_crc32 == storage.crc32;
-        if !same {
-            return broken(REC_5, "its record and the index disagree");
-        }
-        if !self.described.insert(number) {
-            return broken(REC_6, "more than one record describes it");
-        }
-        Ok(())
-    }
+    range.start >> header.block_log2..checksum::block_count(range.end, header.block_log2)
 }
