@@ -227,8 +227,10 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a storage has no tensor, the document refers to a tensor that is not there, or
     /// a value cannot be encoded.
-    pub fn plan(&self) -> Result<Plan<'_, 'a>> {
-        Plan::new(self)
+    pub fn plan(&self) -> Result<Plan> {
+        let records = self.in_order()?;
+        let records = records.iter().map(|(name, tensor, introduced)| (*name, tensor, introduced.map(Bytes::len)));
+        Plan::lay_out(self.options, records, &self.extras.encode(|name| self.names.contains_key(name))?)
     }
 
     /// Writes the file to anything that takes bytes.
@@ -239,7 +241,10 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// As [`plan`](Self::plan); [`Io`](crate::ErrorKind::Io) if writing fails.
     pub fn write_to(&self, out: impl io::Write) -> Result<()> {
-        self.plan()?.write_to(out)
+        let (_, header, catalog) = self.assemble(Nowhere, None)?;
+        let known = Known { header, storages: catalog.storages };
+        let (Sequential(mut out), _, _) = self.assemble(Sequential(out), Some(known))?;
+        out.flush().map_err(|e| Error::io("cannot write", e))
     }
 
     /// The file as bytes in memory.
@@ -285,22 +290,9 @@ impl<'a> Builder<'a> {
         save().map_err(|e: Error| e.with_path(path))
     }
 
-    pub(crate) fn encode_extras(&self) -> Result<catalog::EncodedExtras> {
-        self.extras.encode(|name| self.names.contains_key(name))
-    }
-
-    pub(crate) fn options(&self) -> FileOptions {
-        self.options
-    }
-
-    /// The tensors in the order in which they were added.
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.records.iter().map(|record| (record.name.as_str(), &record.tensor))
-    }
-
     /// The order of records: each storage is introduced by the first tensor over it, and storages are numbered in that order. Gives for
     /// each record its tensor, and the storage's bytes if it introduces it.
-    pub(crate) fn in_order(&self) -> Result<Vec<(&str, Tensor, Option<&Bytes<'a>>)>> {
+    fn in_order(&self) -> Result<Vec<(&str, Tensor, Option<&Bytes<'a>>)>> {
         let mut numbers: Vec<Option<u32>> = vec![None; self.storages.len()];
         let mut next = 0;
         let mut records = Vec::with_capacity(self.records.len());
@@ -323,7 +315,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(crate) fn assemble<S: Sink>(&self, sink: S, known: Option<Known>) -> Result<(S, Header, Catalog)> {
+    fn assemble<S: Sink>(&self, sink: S, known: Option<Known>) -> Result<(S, Header, Catalog)> {
         let mut assembler = Assembler::new(sink, self.options, known)?;
         for (name, tensor, introduced) in self.in_order()? {
             match introduced {
@@ -344,13 +336,6 @@ impl<'a> Builder<'a> {
             }
         }
         assembler.finish(&self.extras)
-    }
-
-    pub(crate) fn write_planned(&self, out: impl io::Write) -> Result<()> {
-        let (_, header, catalog) = self.assemble(Nowhere, None)?;
-        let known = Known { header, storages: catalog.storages };
-        let (Sequential(mut out), _, _) = self.assemble(Sequential(out), Some(known))?;
-        out.flush().map_err(|e| Error::io("cannot write", e))
     }
 }
 
