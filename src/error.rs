@@ -149,6 +149,7 @@ impl Error {
 
     /// Turns an I/O error into one of another kind, keeping all else.
     #[must_use]
+    #[cfg(feature = "fs")]
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Error {
         self.0.kind = kind;
         self

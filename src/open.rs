@@ -1,5 +1,6 @@
 //! The front door: recognises what a file is, and joins source, reader and guests.
 
+#[cfg(feature = "fs")]
 use std::path::Path;
 
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! The index: the section table and the sections, used where they lie (`spec/format.md` section 6).
 //!
 //! Opening a file places the sections and no more: nothing is built, whatever the number of tensors. The rules that speak of
-//! one record are checked when that record is used; [`Index::check`] checks all rules of all records.
+//! one record are checked when that record is used; `Index::check` checks all rules of all records.
 
 use std::cmp::Ordering;
 use std::ops::Range;

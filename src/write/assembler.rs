@@ -115,6 +115,7 @@ impl<S: Sink> Assembler<S> {
         })
     }
 
+    #[cfg(feature = "fs")]
     pub(crate) fn catalog(&self) -> &Catalog {
         &self.catalog
     }

@@ -9,7 +9,7 @@ use super::plan::Plan;
 use super::sink::{Nowhere, Sequential, Sink};
 use super::tensor_data::{Bytes, IntoTensor, TensorData, View, canonical_strides, contiguous_len};
 use crate::error::{Error, Result};
-use crate::format::catalog::{self, Catalog, Extras, Tensor, check_tensor};
+use crate::format::catalog::{Catalog, Extras, Tensor, check_tensor};
 use crate::format::header::Header;
 use crate::format::value::Value;
 

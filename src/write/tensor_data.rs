@@ -154,8 +154,8 @@ pub(crate) fn canonical_strides(shape: &[u64], strides: Option<Vec<u64>>) -> Opt
 ///
 /// ```
 /// # use dolmen::{Builder, half::bf16};
-/// # let mut b = Builder::new();
 /// let weights = vec![0.5f32; 6];
+/// let mut b = Builder::new();
 /// b.tensor("vector", &weights)?;
 /// b.tensor("matrix", (&weights, [2, 3]))?;
 /// b.tensor("scalar", (&[1i64], ()))?;
