@@ -87,9 +87,8 @@ impl Header {
         if raw.major != MAJOR {
             return Err(HDR_4
                 .broken(format!(
-                    "the file is of format version {}.{}; this reader knows version {MAJOR}: \
-                     it takes a release of Dolmen that reads version {}",
-                    raw.major, raw.minor, raw.major
+                    "the file is of format version {}.{}; this reader knows version {MAJOR}",
+                    raw.major, raw.minor
                 ))
                 .with_numbers(MAJOR.into(), raw.major.into())
                 .with_offset(8));
@@ -98,8 +97,7 @@ impl Header {
         if unknown != 0 {
             return Err(HDR_5
                 .broken(format!(
-                    "the file needs feature bit {} (of {unknown:#010x}), which this reader does not know: \
-                     it takes a newer release of Dolmen",
+                    "the file needs feature bit {} (of {unknown:#010x}), which this reader does not know",
                     unknown.trailing_zeros()
                 ))
                 .with_offset(12));

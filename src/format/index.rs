@@ -167,8 +167,7 @@ impl Sections {
             if known.is_none() && entry.flags & SECTION_ANCILLARY == 0 {
                 return Err(IDX_5
                     .broken(format!(
-                        "the file has a section of kind {} that a reader must understand, and this one does not: \
-                         it takes a newer release of Dolmen",
+                        "the file has a section of kind {} that a reader must understand, and this one does not",
                         entry.kind
                     ))
                     .with_offset(entry_at));

@@ -15,10 +15,16 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The error that says the rule is broken.
+    /// The error that says the rule is broken, with advice for its class; who knows better replaces that.
     #[cold]
     pub(crate) fn broken(self, message: impl Into<String>) -> Error {
-        Error::new(self.class, message).with_rule(self.id)
+        let advice = match self.class {
+            ErrorKind::UnsupportedVersion => "use a newer release of Dolmen",
+            ErrorKind::NotThisFormat => "check that this is the file you meant",
+            ErrorKind::Corrupt => "restore it from another copy, or salvage what is intact",
+            _ => "the file was damaged, or written by something faulty; restore it from another copy, or make it again",
+        };
+        Error::new(self.class, message).with_rule(self.id).with_advice(advice)
     }
 }
 

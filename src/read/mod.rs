@@ -473,3 +473,17 @@ impl Checkpoint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_and_views_go_between_threads() {
+        fn check<T: Send + Sync>() {}
+        check::<Checkpoint>();
+        check::<TensorView<'_>>();
+        check::<Rows<'_>>();
+        check::<Error>();
+    }
+}

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use super::encode::Section;
 use super::float::{Shortest, shortest};
 use super::{BigInt, Dict, DictKind, Global, MAX_DEPTH, Object, TensorRef, Value, tag, wtf8};
-use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::error::{Error, Result, quoted};
+use crate::format::len_u64;
+use crate::format::rules::*;
 
 /// What the bytes of a metadata section say. Offsets in errors count from the section's start.
 ///
@@ -19,10 +21,10 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 pub(crate) fn decode_metadata(section: &[u8]) -> Result<BTreeMap<String, Value>> {
     let mut decoder = Decoder::new(section, Section::Metadata);
     let Head::Map(len) = decoder.head()? else {
-        return Err(malformed("VAL-5", 0, "metadata is no map"));
+        return Err(malformed(VAL_5, 0, "metadata is no map"));
     };
     if len == 0 {
-        return Err(malformed("VAL-5", 0, "metadata is an empty map"));
+        return Err(malformed(VAL_5, 0, "metadata is an empty map"));
     }
     let metadata = decoder.map(0, len)?;
     decoder.end()?;
@@ -69,8 +71,8 @@ struct Decoder<'a> {
 }
 
 #[cold]
-fn malformed(rule: &'static str, at: usize, message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Malformed, message).with_rule(rule).with_offset(u64::try_from(at).unwrap_or(u64::MAX))
+fn malformed(rule: Rule, at: usize, message: impl Into<String>) -> Error {
+    rule.broken(message).with_offset(len_u64(at))
 }
 
 // Each kind has a method of its own, so that the frames on the way down stay small.
@@ -82,14 +84,14 @@ impl<'a> Decoder<'a> {
     fn end(&self) -> Result<()> {
         let extra = self.bytes.len().saturating_sub(self.position);
         if extra != 0 {
-            return Err(malformed("VAL-1", self.position, format!("{extra} bytes follow the item")));
+            return Err(malformed(VAL_1, self.position, format!("{extra} bytes follow the item")));
         }
         Ok(())
     }
 
     fn enter(&mut self, at: usize) -> Result<()> {
         if self.depth >= MAX_DEPTH {
-            return Err(malformed("VAL-3", at, format!("values nest more than {MAX_DEPTH} deep")));
+            return Err(malformed(VAL_3, at, format!("values nest more than {MAX_DEPTH} deep")));
         }
         self.depth = self.depth.saturating_add(1);
         Ok(())
@@ -101,7 +103,7 @@ impl<'a> Decoder<'a> {
 
     #[cold]
     fn cut_off(&self) -> Error {
-        malformed("VAL-1", self.bytes.len(), "the item is longer than its section")
+        malformed(VAL_1, self.bytes.len(), "the item is longer than its section")
     }
 
     /// How many of the bytes left are not needed for items that are owed.
@@ -162,11 +164,11 @@ impl<'a> Decoder<'a> {
             25 => (self.big_endian(2)?, 1 << 8),
             26 => (self.big_endian(4)?, 1 << 16),
             27 => (self.big_endian(8)?, 1 << 32),
-            31 => return Err(malformed("VAL-1", at, "an item of indefinite length")),
-            _ => return Err(malformed("VAL-1", at, "an item of a reserved form")),
+            31 => return Err(malformed(VAL_1, at, "an item of indefinite length")),
+            _ => return Err(malformed(VAL_1, at, "an item of a reserved form")),
         };
         if argument < least {
-            return Err(malformed("VAL-1", at, format!("the number {argument} is not in its shortest form")));
+            return Err(malformed(VAL_1, at, format!("the number {argument} is not in its shortest form")));
         }
         Ok(argument)
     }
@@ -179,13 +181,13 @@ impl<'a> Decoder<'a> {
             25 => u16::try_from(self.big_endian(2)?).ok().map(Shortest::Half),
             26 => u32::try_from(self.big_endian(4)?).ok().map(Shortest::Single),
             27 => Some(Shortest::Double(self.big_endian(8)?)),
-            28..=30 => return Err(malformed("VAL-1", at, "an item of a reserved form")),
-            31 => return Err(malformed("VAL-1", at, "an end of an item of indefinite length")),
-            _ => return Err(malformed("VAL-1", at, "a simple value other than false, true and null")),
+            28..=30 => return Err(malformed(VAL_1, at, "an item of a reserved form")),
+            31 => return Err(malformed(VAL_1, at, "an end of an item of indefinite length")),
+            _ => return Err(malformed(VAL_1, at, "a simple value other than false, true and null")),
         };
         match read.map(|read| (read, read.widen())) {
             Some((read, value)) if shortest(value) == read => Ok(Head::Float(value)),
-            _ => Err(malformed("VAL-1", at, "a float that is not in its shortest form")),
+            _ => Err(malformed(VAL_1, at, "a float that is not in its shortest form")),
         }
     }
 
@@ -208,7 +210,7 @@ impl<'a> Decoder<'a> {
             Head::Bool(value) => Value::Bool(value),
             Head::Float(value) => Value::Float(value),
             Head::Null => Value::Null,
-            Head::Array(_) | Head::Map(_) | Head::Tag(_) => return Err(malformed("VAL-1", at, "an item with content")),
+            Head::Array(_) | Head::Map(_) | Head::Tag(_) => return Err(malformed(VAL_1, at, "an item with content")),
         })
     }
 
@@ -220,7 +222,7 @@ impl<'a> Decoder<'a> {
         let at = self.position;
         let bytes = self.take(len)?;
         std::str::from_utf8(bytes)
-            .map_err(|error| malformed("VAL-1", at.saturating_add(error.valid_up_to()), "text is not valid UTF-8"))
+            .map_err(|error| malformed(VAL_1, at.saturating_add(error.valid_up_to()), "text is not valid UTF-8"))
     }
 
     fn array(&mut self, at: usize, len: u64) -> Result<Vec<Value>> {
@@ -237,7 +239,7 @@ impl<'a> Decoder<'a> {
     fn plain_map(&mut self, at: usize, len: u64) -> Result<Value> {
         match self.section {
             Section::Metadata => self.map(at, len).map(Value::Map),
-            Section::Document => Err(malformed("VAL-6", at, "a plain map that is not the content of a tag")),
+            Section::Document => Err(malformed(VAL_6, at, "a plain map that is not the content of a tag")),
         }
     }
 
@@ -263,7 +265,7 @@ impl<'a> Decoder<'a> {
     fn key(&mut self, previous: &mut Option<&'a str>) -> Result<&'a str> {
         let at = self.position;
         let Head::Text(len) = self.head()? else {
-            let rule = if self.section == Section::Metadata { "VAL-5" } else { "VAL-6" };
+            let rule = if self.section == Section::Metadata { VAL_5 } else { VAL_6 };
             return Err(malformed(rule, at, "a key of a plain map is not text"));
         };
         let key = self.text(len)?;
@@ -272,7 +274,7 @@ impl<'a> Decoder<'a> {
             && (before.len(), before) >= (key.len(), key)
         {
             let what = if before == key { "occurs twice" } else { "is out of order" };
-            return Err(malformed("VAL-1", at, format!("the key {} of a plain map {what}", quoted(key))));
+            return Err(malformed(VAL_1, at, format!("the key {} of a plain map {what}", quoted(key))));
         }
         Ok(key)
     }
@@ -281,7 +283,7 @@ impl<'a> Decoder<'a> {
         if self.section == Section::Metadata
             && matches!(tag, tag::TENSOR | tag::SHAREABLE | tag::SHARED_REF | tag::GLOBAL | tag::OBJECT)
         {
-            return Err(malformed("VAL-5", at, format!("metadata holds a value of the kind {}", tag::name(tag))));
+            return Err(malformed(VAL_5, at, format!("metadata holds a value of the kind {}", tag::name(tag))));
         }
         self.enter(at)?;
         self.owe(1)?;
@@ -306,7 +308,7 @@ impl<'a> Decoder<'a> {
             tag::BYTEARRAY => self.bytes_in(tag).map(|bytes| Value::ByteArray(bytes.to_vec())),
             tag::WTF8 => self.wtf8(),
             tag::GLOBAL => self.global().map(Value::from),
-            _ => Err(malformed("VAL-2", at, format!("the tag {tag} is none of this format"))),
+            _ => Err(malformed(VAL_2, at, format!("the tag {tag} is none of this format"))),
         }
     }
 
@@ -321,7 +323,7 @@ impl<'a> Decoder<'a> {
 
     #[cold]
     fn bad_content(&self, at: usize, tag: u64, expected: &str) -> Error {
-        malformed("VAL-2", at, format!("a {} holds something other than {expected}", tag::name(tag)))
+        malformed(VAL_2, at, format!("a {} holds something other than {expected}", tag::name(tag)))
     }
 
     fn bytes_in(&mut self, tag: u64) -> Result<&'a [u8]> {
@@ -358,7 +360,7 @@ impl<'a> Decoder<'a> {
 
     fn pairs(&mut self, at: usize, len: u64, tag: u64) -> Result<Vec<(Value, Value)>> {
         if !len.is_multiple_of(2) {
-            return Err(malformed("VAL-2", at, format!("a {} holds a key without a value", tag::name(tag))));
+            return Err(malformed(VAL_2, at, format!("a {} holds a key without a value", tag::name(tag))));
         }
         self.enter(at)?;
         let count = self.owe(len)? / 2;
@@ -388,10 +390,10 @@ impl<'a> Decoder<'a> {
         let at = self.position;
         let n = self.bytes_in(tag)?;
         if n.first() == Some(&0) {
-            return Err(malformed("VAL-2", at, "a bignum begins with a zero byte"));
+            return Err(malformed(VAL_2, at, "a bignum begins with a zero byte"));
         }
         if n.len() <= 8 {
-            return Err(malformed("VAL-2", at, "a bignum is small enough for a plain integer"));
+            return Err(malformed(VAL_2, at, "a bignum is small enough for a plain integer"));
         }
         Ok(if tag == tag::BIGNUM { BigInt::normalise(false, n) } else { BigInt::normalise_complement(n) })
     }
@@ -412,7 +414,7 @@ impl<'a> Decoder<'a> {
         match self.head()? {
             Head::Unsigned(number) if number < self.shareables => Ok(Value::SharedRef(number)),
             Head::Unsigned(number) => Err(malformed(
-                "VAL-2",
+                VAL_2,
                 at,
                 format!("a reference to the shareable value {number}, of which only {} have begun", self.shareables),
             )),
@@ -439,10 +441,10 @@ impl<'a> Decoder<'a> {
         let at = self.position;
         let bytes = self.bytes_in(tag::WTF8)?;
         if std::str::from_utf8(bytes).is_ok() {
-            return Err(malformed("VAL-2", at, "a wtf8 holds valid UTF-8, which is plain text"));
+            return Err(malformed(VAL_2, at, "a wtf8 holds valid UTF-8, which is plain text"));
         }
         if !wtf8::is_generalised_utf8(bytes) {
-            return Err(malformed("VAL-2", at, "a wtf8 holds something other than generalised UTF-8"));
+            return Err(malformed(VAL_2, at, "a wtf8 holds something other than generalised UTF-8"));
         }
         Ok(Value::Wtf8(bytes.to_vec()))
     }
@@ -472,7 +474,7 @@ impl<'a> Decoder<'a> {
         [DictKind::Ordered, DictKind::Default, DictKind::Counter]
             .into_iter()
             .find(|kind| kind.name() == name)
-            .ok_or_else(|| malformed("VAL-2", at, format!("{} is no kind of dictionary", quoted(name))))
+            .ok_or_else(|| malformed(VAL_2, at, format!("{} is no kind of dictionary", quoted(name))))
     }
 
     fn optional(&mut self) -> Result<Option<Box<Value>>> {
@@ -526,7 +528,7 @@ impl<'a> Decoder<'a> {
             self.object_field(&mut object, key_at, key)?;
         }
         if !has_class {
-            return Err(malformed("VAL-2", at, "an object has no class"));
+            return Err(malformed(VAL_2, at, "an object has no class"));
         }
         self.leave();
         Ok(Value::Object(object))
@@ -541,7 +543,7 @@ impl<'a> Decoder<'a> {
             "items" => object.items = Some(self.array_in(tag::OBJECT)?),
             "entries" => object.entries = Some(self.pairs_in(tag::OBJECT)?),
             "new" => object.new = Some(self.text_in(tag::OBJECT)?.to_owned()),
-            _ => return Err(malformed("VAL-2", key_at, format!("{} is no key of an object", quoted(key)))),
+            _ => return Err(malformed(VAL_2, key_at, format!("{} is no key of an object", quoted(key)))),
         }
         Ok(())
     }
