@@ -28,11 +28,11 @@
 mod convert;
 mod notes;
 #[cfg(feature = "npy")]
-mod positioned;
-#[cfg(feature = "npy")]
 pub mod npy;
 #[cfg(feature = "npy")]
 pub mod npz;
+#[cfg(feature = "npy")]
+mod positioned;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;
 

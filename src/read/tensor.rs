@@ -239,8 +239,11 @@ impl<'a> TensorView<'a> {
         self.checkpoint.stream_storage(self.entry.storage, range, take).map_err(|e| self.in_file(e))
     }
 
-    /// Gives the bytes of its extent, gaps of strides included, as [`stream`](Self::stream) does.
-    pub(crate) fn stream_extent(&self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// Gives the bytes of its extent, gaps of strides included, verified, piece by piece, keeping nothing in memory.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_extent(&self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let range = self.entry.start..self.entry.start + self.entry.extent;
         self.checkpoint.stream_storage(self.entry.storage, range, take).map_err(|e| self.in_file(e))
     }

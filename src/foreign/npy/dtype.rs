@@ -135,8 +135,25 @@ mod tests {
             assert_eq!(element.opaque_descr(), Some(kept));
         }
         for descr in [
-            "", "<", "|O", "O", "|O8", "<U0", "|S0", "|V", "<f3", ">f16", "<i16", "<f4[ns]", "<f4x", "<f+4", "é4", "<M8[ns",
-            "<U4294967295", "<S536870912", "<f04",
+            "",
+            "<",
+            "|O",
+            "O",
+            "|O8",
+            "<U0",
+            "|S0",
+            "|V",
+            "<f3",
+            ">f16",
+            "<i16",
+            "<f4[ns]",
+            "<f4x",
+            "<f+4",
+            "é4",
+            "<M8[ns",
+            "<U4294967295",
+            "<S536870912",
+            "<f04",
         ] {
             assert_eq!(Element::parse(descr).unwrap_err().kind(), ErrorKind::UnsupportedVersion, "{descr}");
         }

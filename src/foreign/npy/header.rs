@@ -35,7 +35,8 @@ fn broken(message: impl Into<String>) -> Error {
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     from.read_exact(buffer).map_err(|e| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            Error::new(ErrorKind::Malformed, "the file ends within the header of its array").with_advice(TRUNCATED_ADVICE)
+            Error::new(ErrorKind::Malformed, "the file ends within the header of its array")
+                .with_advice(TRUNCATED_ADVICE)
         }
         _ => Error::io("cannot read", e),
     })
@@ -106,7 +107,9 @@ impl Header {
         let bits = element.dtype.bits();
         let data_len = layout::element_count(&shape, bits).and_then(|count| layout::contiguous_len(count, bits));
         let Some(data_len) = data_len.filter(|len| len.checked_add(data_at).is_some()) else {
-            return Err(broken(format!("the number of its elements, of shape {shape:?}, overflows")).with_offset(text_at));
+            return Err(
+                broken(format!("the number of its elements, of shape {shape:?}, overflows")).with_offset(text_at)
+            );
         };
         Ok(Header { version, element, fortran_order, shape, data_at, data_len })
     }

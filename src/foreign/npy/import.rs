@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::{DESCR_KEY, Header, TENSOR_NAME, descr_value};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,32 +21,29 @@ const PIECE: usize = 1 << 20;
 /// [`Io`](ErrorKind::Io); [`InvalidInput`](ErrorKind::InvalidInput) if the builder has such a tensor.
 pub fn import(path: impl AsRef<Path>, builder: &mut Builder<'_>) -> Result<Notes> {
     let path = path.as_ref();
-    let import = || {
-        let (file, _) = crate::source::file::open_regular(path)?;
-        let header = Header::read_file(&file)?;
-        let mut notes = Notes::default();
-        if let Some(descr) = header.element.opaque_descr() {
-            notes.tensor(TENSOR_NAME, format_args!("elements {descr} are kept as opaque bytes"));
-            builder.metadata(DESCR_KEY, descr_value([(TENSOR_NAME, descr)]));
-        }
-        let mut view = View::new(header.element.dtype, &header.shape)?;
-        if let Some(strides) = header.strides() {
-            view = view.strides(strides)?;
-        }
-        let file = Arc::new(file);
-        let source = path.to_path_buf();
-        let storage = builder.streamed_storage(header.data_len, move |out| {
-            let copy = || {
-                let mut from = Positioned::new(&*file)?;
-                from.skip_to(header.data_at);
-                copy_elements(&mut from, header.data_len, header.element.swap, out)
-            };
-            copy().map_err(|e: Error| e.with_path(&source))
-        })?;
-        builder.view(TENSOR_NAME, storage, view)?;
-        Ok(notes)
-    };
-    import().map_err(|e: Error| e.with_path(path))
+    add(path, builder).map_err(|e| e.with_path(path))
+}
+
+fn add(path: &Path, builder: &mut Builder<'_>) -> Result<Notes> {
+    let (file, _) = crate::source::file::open_regular(path)?;
+    let header = Header::read_file(&file)?;
+    let mut notes = Notes::default();
+    if let Some(descr) = header.element.opaque_descr() {
+        notes.tensor(TENSOR_NAME, format_args!("elements {descr} are kept as opaque bytes"));
+        builder.metadata(DESCR_KEY, descr_value([(TENSOR_NAME, descr)]));
+    }
+    let mut view = View::new(header.element.dtype, &header.shape)?;
+    if let Some(strides) = header.strides() {
+        view = view.strides(strides)?;
+    }
+    let path = path.to_path_buf();
+    let storage = builder.streamed_storage(header.data_len, move |out| {
+        let mut from = Positioned::new(&file).map_err(|e| e.with_path(&path))?;
+        from.skip_to(header.data_at);
+        copy_elements(&mut from, header.data_len, header.element.swap, out).map_err(|e| e.with_path(&path))
+    })?;
+    builder.view(TENSOR_NAME, storage, view)?;
+    Ok(notes)
 }
 
 /// Copies data, `swap` the bytes of each number in reverse.

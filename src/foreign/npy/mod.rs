@@ -26,11 +26,11 @@ pub(super) use import::copy_elements;
 pub(super) use write::{array_header, write_data};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::foreign::positioned::Positioned;
 use crate::format::dtype::DType;
 use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::limits::Limits;
 use crate::format::value::Value;
-use crate::foreign::positioned::Positioned;
 use crate::read::GuestIndex;
 use crate::source::ReadAt;
 

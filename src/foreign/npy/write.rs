@@ -62,7 +62,8 @@ pub fn save(
 
 /// Whether the bytes of a tensor, as they lie, are those of Fortran order and not of row-major order too.
 fn is_fortran(tensor: &TensorView<'_>) -> bool {
-    !tensor.is_contiguous() && tensor.explicit_strides().is_some_and(|strides| strides == fortran_strides(tensor.shape()))
+    !tensor.is_contiguous()
+        && tensor.explicit_strides().is_some_and(|strides| strides == fortran_strides(tensor.shape()))
 }
 
 /// The bytes before the data.
@@ -71,7 +72,8 @@ pub(crate) fn array_header(tensor: &TensorView<'_>, notes: &mut Notes) -> Result
     let descr = match written_as(dtype) {
         Some(Written::Exactly(descr)) => descr.to_owned(),
         Some(Written::Void(bytes)) => {
-            notes.tensor(tensor.name(), format_args!("{dtype}, which NumPy lacks, is written as void of {bytes} bytes"));
+            notes
+                .tensor(tensor.name(), format_args!("{dtype}, which NumPy lacks, is written as void of {bytes} bytes"));
             format!("|V{bytes}")
         }
         None => {

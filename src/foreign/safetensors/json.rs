@@ -223,8 +223,17 @@ mod tests {
         assert_eq!(parsed(r#""""#).unwrap(), "");
         assert_eq!(parsed(r#" "blk.0" "#).unwrap(), "blk.0");
         assert_eq!(parsed(r#""\"\\\/\b\f\n\r\té\u00e9\ud83d\ude00x""#).unwrap(), "\"\\/\u{8}\u{c}\n\r\téé😀x");
-        for bad in ["\"a", "\"a\n\"", r#""\x""#, r#""\u12g4""#, r#""\u+123""#, r#""\ud800""#, r#""\ud800\u0041""#, r#""\udc00""#, "a"]
-        {
+        for bad in [
+            "\"a",
+            "\"a\n\"",
+            r#""\x""#,
+            r#""\u12g4""#,
+            r#""\u+123""#,
+            r#""\ud800""#,
+            r#""\ud800\u0041""#,
+            r#""\udc00""#,
+            "a",
+        ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }
         assert!(Json::new(b"\"\xff\"", 0).string("text").is_err());

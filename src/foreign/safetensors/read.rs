@@ -47,8 +47,7 @@ impl Entry<'_> {
             return Err(self.error(ErrorKind::Limit, message));
         }
         if self.name.len() > index::MAX_NAME_LEN {
-            let message =
-                format!("its name has {} bytes, and {} are supported", self.name.len(), index::MAX_NAME_LEN);
+            let message = format!("its name has {} bytes, and {} are supported", self.name.len(), index::MAX_NAME_LEN);
             return Err(self.error(ErrorKind::Limit, message));
         }
         let Some(count) = layout::element_count(shape, dtype.bits()) else {
@@ -151,7 +150,11 @@ fn parse<'a>(header: &'a [u8], limits: &Limits) -> Result<(Vec<Entry<'a>>, Metad
                 }
             };
         }
-        limits.check("the number of tensors,", crate::format::len_u64(entries.len()).saturating_add(1), limits.max_tensors)?;
+        limits.check(
+            "the number of tensors,",
+            crate::format::len_u64(entries.len()).saturating_add(1),
+            limits.max_tensors,
+        )?;
         entries.push(entry(json, name, at)?);
         Ok(())
     })?;
@@ -240,7 +243,8 @@ fn check_places(entries: &mut [Entry<'_>], data_at: u64, file_len: u64) -> Resul
             return Err(entry.broken(message).with_numbers(next, *start));
         }
         if *start < next {
-            let message = format!("its data begins at {start}, within what is before it and ends at {next}: an overlap");
+            let message =
+                format!("its data begins at {start}, within what is before it and ends at {next}: an overlap");
             return Err(entry.broken(message).with_numbers(next, *start));
         }
         next = *end;

@@ -5,8 +5,8 @@ use std::io::{self, BufWriter, Write as _};
 
 use super::{DTYPES, METADATA};
 use crate::error::{Error, Result};
-use crate::foreign::notes::{self, Notes};
 use crate::foreign::check_expansion;
+use crate::foreign::notes::{self, Notes};
 use crate::format::dtype::DType;
 use crate::format::len_u64;
 use crate::format::value::Value;
@@ -191,7 +191,8 @@ impl Header {
                 Some(last) => *last = last.checked_mul(2).ok_or_else(overflows)?,
                 None => shape.push(2),
             }
-            notes.tensor(tensor.name(), "f4_e2m1fn_x2 is written as F4, which counts elements: its last dim is doubled");
+            notes
+                .tensor(tensor.name(), "f4_e2m1fn_x2 is written as F4, which counts elements: its last dim is doubled");
         }
         let bits = tensor.element_count().checked_mul(u64::from(tensor.dtype().bits())).ok_or_else(overflows)?;
         if !bits.is_multiple_of(8) {
@@ -205,11 +206,8 @@ impl Header {
         let dtype = place(tensor.dtype()).and_then(|place| DTYPES.get(place)).map_or("", |&(name, _)| name);
         let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
         // Writing to a String does not fail.
-        let _ = write!(
-            self.bytes,
-            r#"{{"dtype":"{dtype}","shape":[{}],"data_offsets":[{start},{end}]}}"#,
-            shape.join(",")
-        );
+        let _ =
+            write!(self.bytes, r#"{{"dtype":"{dtype}","shape":[{}],"data_offsets":[{start},{end}]}}"#, shape.join(","));
         Ok(())
     }
 
