@@ -28,7 +28,7 @@ const ALIGNMENT: u16 = 64;
 ///
 /// # Errors
 /// As [`write_npy`](crate::foreign::npy::write_npy); [`InvalidInput`](crate::ErrorKind::InvalidInput) for names with zero bytes or of more
-/// than 65,531 bytes. Nothing is written if it is one of those that are known from the index.
+/// than 65,000 bytes. Nothing is written if it is one of those that are known from the index.
 pub fn write(checkpoint: &Checkpoint, out: impl Write + Seek) -> Result<Notes> {
     let mut notes = Notes::default();
     let mut headers = Vec::with_capacity(checkpoint.len());
@@ -74,8 +74,8 @@ pub fn save(checkpoint: &Checkpoint, path: impl AsRef<Path>, options: &SaveOptio
 }
 
 fn check_name(name: &str) -> Result<()> {
-    // The longest name of an entry, less the suffix.
-    const MAX_LEN: usize = 65_531;
+    // What stands before an entry takes 64 KiB at most in all, with what it is padded by.
+    const MAX_LEN: usize = 65_000;
     let wrong = |message: String| Err(Error::invalid(message).with_tensor(name));
     if name.contains('\0') {
         return wrong("names in a ZIP archive end at a zero byte, and this one has one within".to_owned());
