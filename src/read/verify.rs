@@ -477,6 +477,9 @@ impl Walk<'_> {
             if introduces.is_none() && cursor == limit {
                 return Ok(());
             }
+            if cursor == self.header.index_offset {
+                return Err((cursor, REC_7.broken("no record introduces a storage of the index").with_offset(cursor)));
+            }
             let mut dims = std::mem::take(&mut self.dims);
             let bytes = self.bytes(cursor..limit).ok_or_else(overflow)?;
             let raw = descriptor::parse_fixed(bytes, limit - cursor, cursor).map_err(|e| (cursor, e))?;
