@@ -1,0 +1,211 @@
+//! The conformance vectors of the specification: each file to accept is accepted, with what the manifest says is in it, by each
+//! way of opening; each file to reject is rejected for a reason that the manifest lists.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::json::{self, Json};
+use common::{IntoReader, logical_bytes, sha256, spec, touch_everything, with_large_stack};
+use dolmen::format::rules::RULES;
+use dolmen::{Checkpoint, DType, ErrorKind, Result, VerifyOptions, verify_source};
+
+fn manifest() -> Vec<Json> {
+    let text = std::fs::read_to_string(spec().join("vectors/manifest.json")).unwrap();
+    match json::parse(&text) {
+        Json::Array(entries) => entries,
+        _ => panic!("the manifest is no array"),
+    }
+}
+
+fn entries(expect: &str) -> Vec<Json> {
+    manifest().into_iter().filter(|entry| entry.field("expect").text() == expect).collect()
+}
+
+fn bytes_of(entry: &Json) -> Vec<u8> {
+    std::fs::read(spec().join("vectors").join(entry.field("file").text())).unwrap()
+}
+
+fn texts(items: &Json) -> Vec<&str> {
+    items.array().iter().map(Json::text).collect()
+}
+
+/// The file, opened in each way there is.
+fn opened(entry: &Json) -> Vec<(&'static str, Result<Checkpoint>)> {
+    let bytes = bytes_of(entry);
+    let mut ways = vec![
+        ("from_bytes", Checkpoint::from_bytes(&bytes)),
+        ("from_static", Checkpoint::from_static(Box::leak(bytes.into_boxed_slice()))),
+    ];
+    #[cfg(feature = "fs")]
+    {
+        let path = spec().join("vectors").join(entry.field("file").text());
+        ways.push(("open", Checkpoint::open(&path)));
+        ways.push(("open_on_demand", Checkpoint::open_on_demand(&path)));
+        // SAFETY: nobody writes to the vectors while the tests run.
+        #[cfg(feature = "mmap")]
+        ways.push(("map", unsafe { Checkpoint::map(&path) }));
+    }
+    ways
+}
+
+fn check_tensors(checkpoint: &Checkpoint, expected: &[Json], context: &str) {
+    assert_eq!(checkpoint.len(), expected.len(), "{context}: number of tensors");
+    for (tensor, expected) in checkpoint.tensors().zip(expected) {
+        let tensor = tensor.unwrap();
+        match expected.get("name") {
+            Some(name) => assert_eq!(tensor.name(), name.text(), "{context}"),
+            None => {
+                assert_eq!(sha256::hex(tensor.name().as_bytes()), expected.field("name_sha256").text(), "{context}");
+            }
+        }
+        let context = format!("{context}, {:.40}", tensor.name());
+        let numbers = |key: &str| expected.field(key).array().iter().map(Json::number).collect::<Vec<_>>();
+        assert_eq!(tensor.dtype().to_string(), expected.field("dtype").text(), "{context}");
+        assert_eq!(u64::from(tensor.dtype().bits()), expected.field("bits").number(), "{context}");
+        assert_eq!(tensor.shape(), numbers("shape"), "{context}");
+        assert_eq!(tensor.strides()[..], numbers("strides"), "{context}");
+        let elements = match tensor.element_count() {
+            0..=1_000_000 => sha256::hex(&logical_bytes(&tensor, usize::MAX).unwrap().unwrap()),
+            _ => {
+                // Too many to gather; that they are verified and given piece by piece is all there is to say.
+                logical_bytes(&tensor, 10_000).unwrap();
+                String::new()
+            }
+        };
+        assert_eq!(elements, expected.field("sha256").text(), "{context}: elements");
+        let found = checkpoint.tensor(tensor.name()).unwrap();
+        assert_eq!((found.storage(), found.start()), (tensor.storage(), tensor.start()), "{context}: found by name");
+    }
+}
+
+#[test]
+fn files_to_accept_are_accepted_with_all_that_the_manifest_lists() {
+    let entries = with_large_stack(|| entries("accept"));
+    assert!(entries.len() >= 40, "only {} files to accept", entries.len());
+    for entry in &entries {
+        let file = entry.field("file").text();
+        let report = verify_source(&bytes_of(entry).into_reader(), &VerifyOptions::default()).unwrap();
+        assert!(report.is_valid(), "{file}: {:?}", report.problems);
+        for (way, checkpoint) in opened(entry) {
+            let checkpoint = checkpoint.unwrap_or_else(|e| panic!("{file} by {way}: {e}"));
+            let context = format!("{file} by {way}");
+            check_tensors(&checkpoint, entry.field("tensors").array(), &context);
+            let report = checkpoint.verify().unwrap();
+            assert!(report.is_valid(), "{context}: {:?}", report.problems);
+            checkpoint.check_index().unwrap();
+            // On the small stack that a test's thread has: only what compares the values needs a larger one.
+            let (metadata, document) = (checkpoint.metadata().unwrap(), checkpoint.document().unwrap());
+            with_large_stack(|| {
+                let metadata = if metadata.is_empty() { Json::Null } else { json::map(&metadata) };
+                assert_eq!(&metadata, entry.field("metadata"), "{context}: metadata");
+                let document = document.as_ref().map_or(Json::Null, json::render);
+                assert_eq!(&document, entry.field("document"), "{context}: document");
+            });
+        }
+    }
+    with_large_stack(|| drop(entries));
+}
+
+#[test]
+fn files_to_accept_can_be_copied_with_nothing_lost() {
+    for entry in &with_large_stack(|| entries("accept")) {
+        let file = entry.field("file").text();
+        let original = Checkpoint::from_bytes(&bytes_of(entry)).unwrap();
+        let mut b = dolmen::Builder::new();
+        b.checkpoint(&original).unwrap_or_else(|e| panic!("{file}: {e}"));
+        // A writer writes a bool as 0 or 1 and nothing else (section 11), so a file with others cannot be copied as it is.
+        let other_bools = original
+            .tensors()
+            .flatten()
+            .any(|tensor| tensor.dtype() == DType::Bool && tensor.bytes().unwrap().iter().any(|&byte| byte > 1));
+        if other_bools {
+            assert_eq!(b.to_vec().unwrap_err().kind(), ErrorKind::InvalidInput, "{file}");
+            continue;
+        }
+        let copy = Checkpoint::from_bytes(&b.to_vec().unwrap_or_else(|e| panic!("{file}: {e}"))).unwrap();
+        let report = copy.verify().unwrap();
+        assert!(report.is_valid(), "{file}: {:?}", report.problems);
+        check_tensors(&copy, entry.field("tensors").array(), file);
+        with_large_stack(|| {
+            assert_eq!(copy.metadata().unwrap(), original.metadata().unwrap(), "{file}");
+            assert_eq!(copy.document().unwrap(), original.document().unwrap(), "{file}");
+        });
+        assert!(copy.unknown_sections().eq(original.unknown_sections()), "{file}: sections");
+    }
+}
+
+#[test]
+fn files_to_reject_are_rejected_for_a_reason_that_the_manifest_lists() {
+    let entries = with_large_stack(|| entries("reject"));
+    assert!(entries.len() >= 300, "only {} files to reject", entries.len());
+    let mut wrong = Vec::new();
+    for entry in &entries {
+        let file = entry.field("file").text();
+        let rules = texts(entry.field("rules"));
+        let classes = entry.get("classes").map_or_else(|| vec![entry.field("class").text()], texts);
+        let mut judge = |way: &str, problem: Option<&dolmen::Error>| match problem {
+            None => wrong.push(format!("{file}: accepted by {way}")),
+            Some(e) if !rules.contains(&e.rule().unwrap_or("none")) => {
+                wrong.push(format!("{file}: {way} reports {:?} and not one of {rules:?}: {e}", e.rule()));
+            }
+            Some(e) if !classes.contains(&e.kind().name()) => {
+                wrong.push(format!("{file}: {way} reports {} and not one of {classes:?}: {e}", e.kind().name()));
+            }
+            Some(_) => {}
+        };
+        let report = verify_source(&bytes_of(entry).into_reader(), &VerifyOptions::default()).unwrap();
+        judge("verify_source", report.problems.first());
+        assert_eq!(report.problem_count as usize, report.problems.len());
+        for (way, checkpoint) in opened(entry) {
+            match &checkpoint {
+                // What breaks no rule that opening checks is found by verification.
+                Ok(checkpoint) => {
+                    touch_everything(checkpoint);
+                    judge(way, checkpoint.verify().unwrap().problems.first());
+                }
+                Err(e) => judge(way, Some(e)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_rule_is_the_point_of_a_file_to_reject_and_no_other_rule_is_named() {
+    let entries = with_large_stack(|| entries("reject"));
+    let known: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).collect();
+    let named: BTreeSet<&str> = entries.iter().flat_map(|entry| texts(entry.field("rules"))).collect();
+    let intended: BTreeSet<&str> = entries.iter().map(|entry| texts(entry.field("rules"))[0]).collect();
+    assert_eq!(named.difference(&known).collect::<Vec<_>>(), [&""; 0], "rules that do not exist");
+    assert_eq!(known.difference(&intended).collect::<Vec<_>>(), [&""; 0], "rules without a file to reject");
+    for entry in &entries {
+        let first = texts(entry.field("rules"))[0];
+        let class = RULES.iter().find(|rule| rule.id == first).unwrap().class.name();
+        assert_eq!(entry.field("class").text(), class, "{}: class of {first}", entry.field("file").text());
+    }
+}
+
+#[test]
+fn the_manifest_lists_every_file_of_its_directories_once() {
+    let listed: Vec<String> =
+        with_large_stack(|| manifest().iter().map(|entry| entry.field("file").text().to_owned()).collect());
+    let mut there = Vec::new();
+    for directory in ["accept", "reject"] {
+        for file in std::fs::read_dir(spec().join("vectors").join(directory)).unwrap() {
+            there.push(format!("{directory}/{}", file.unwrap().file_name().into_string().unwrap()));
+        }
+    }
+    let mut sorted = listed.clone();
+    sorted.sort();
+    there.sort();
+    assert_eq!(sorted, there);
+}
+
+#[test]
+fn the_digest_is_sha_256() {
+    assert_eq!(sha256::hex(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    assert_eq!(sha256::hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    let long = sha256::hex(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq");
+    assert_eq!(long, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+}
