@@ -57,8 +57,7 @@ pub(crate) struct Extras {
 impl Extras {
     /// Takes an ancillary section that this version gives no meaning to.
     pub(crate) fn section(&mut self, kind: u32, bytes: Vec<u8>) -> Result<()> {
-        let known = kind == 0 || SECTION_KINDS.iter().any(|known| known.kind == kind);
-        if known {
+        if SECTION_KINDS.iter().any(|known| known.kind == kind) {
             return Err(Error::invalid(format!("section kind {kind} has a meaning of its own")));
         }
         match self.sections.insert(kind, bytes) {
@@ -94,7 +93,7 @@ impl Extras {
     }
 }
 
-/// The sections after the required ones, in ascending order of kind.
+/// The sections besides the required ones: kind, flags, bytes.
 pub(crate) struct EncodedExtras(Vec<(u32, u32, Vec<u8>)>);
 
 /// Checks what the rules of section 6.1 ask of a tensor, before anything is written.
@@ -178,10 +177,12 @@ impl Catalog {
             (kind::STORAGES, 0, bytemuck::cast_slice(&storages)),
             (kind::BLOCKS, 0, bytemuck::cast_slice(&self.blocks)),
         ];
-        let sections: Vec<_> = required
+        let mut sections: Vec<_> = required
             .into_iter()
             .chain(extras.0.iter().map(|(kind, flags, bytes)| (*kind, *flags, &bytes[..])))
             .collect();
+        // Kind 0, which a later version may assign, comes before all of them.
+        sections.sort_by_key(|&(kind, _, _)| kind);
 
         let mut index = Vec::new();
         let section_count = u32::try_from(sections.len()).map_err(|_| Error::invalid("there are too many sections"))?;
