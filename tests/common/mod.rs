@@ -320,7 +320,12 @@ pub fn small_files() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("the example of the specification", hexdump_builder().to_vec().unwrap()),
         ("nothing", with(&|_| {})),
-        ("one zero byte", with(&|b| drop(b.tensor("z", &[0u8]).unwrap()))),
+        (
+            "one zero byte",
+            with(&|b| {
+                b.tensor("z", &[0u8]).unwrap();
+            }),
+        ),
         (
             "names that are no identifiers",
             with(&|b| {
@@ -373,7 +378,9 @@ pub fn small_files() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "metadata alone",
-            with(&|b| drop(b.metadata("\u{e4}", std::collections::BTreeMap::from([(String::new(), 1.into())])))),
+            with(&|b| {
+                b.metadata("\u{e4}", std::collections::BTreeMap::from([(String::new(), 1.into())]));
+            }),
         ),
     ]
 }
