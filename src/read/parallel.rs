@@ -1,12 +1,16 @@
 //! Work shared out over threads.
 
 use std::num::NonZero;
+use std::sync::LazyLock;
 
 use crate::error::Result;
 
 /// How many threads to use when the caller names none.
+///
+/// **Cost**: asks the system once. It would read several files each time on Linux, which costs more than opening a checkpoint.
 pub(crate) fn default_threads() -> usize {
-    if cfg!(feature = "parallel") { std::thread::available_parallelism().map_or(1, NonZero::get) } else { 1 }
+    static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    if cfg!(feature = "parallel") { *THREADS } else { 1 }
 }
 
 /// Calls `work` for each item, on up to `threads` threads, and gives the first error in the order of discovery.
