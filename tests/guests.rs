@@ -103,6 +103,8 @@ proptest! {
         metadata in prop::option::of(prop::collection::hash_map("\\PC{0,8}", "\\PC{0,8}", 0..4)),
     ) {
         prop_assume!(!tensors.contains_key("__metadata__"));
+        // Of nothing but an empty map, version 0.8 makes `{},"__metadata__":{}`, which is no JSON and which it does not read itself.
+        prop_assume!(!tensors.is_empty() || !metadata.as_ref().is_some_and(HashMap::is_empty));
         let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
             (name, Theirs::new(DTYPES[*dtype].0, shape.clone(), bytes).unwrap())
         });
@@ -235,9 +237,7 @@ fn every_truncation_is_an_error() {
             }
             // Long archives are tried at their ends only: it takes a file each.
             if which > 0 && (len < 300 || len + 300 > sample.len()) {
-                if let Ok(content) = imported(cut) {
-                    assert_eq!(Some(content), whole, "sample {which} cut to {len}");
-                }
+                imported(cut).map_or((), |content| assert_eq!(Some(&content), whole.as_ref(), "{which} cut to {len}"));
             }
         }
     }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+#[cfg(any(feature = "safetensors", feature = "npy"))]
 use crate::error::quoted;
 
 /// How many names a note lists.
+#[cfg(any(feature = "safetensors", feature = "npy"))]
 const LISTED: usize = 3;
 
 /// What a format could not hold exactly, a sentence each; empty if nothing was lost.

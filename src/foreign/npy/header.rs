@@ -310,7 +310,7 @@ mod tests {
             "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4294967296, 4294967296)}",
             "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)} x",
             "{'descr': '<f\\x34', 'fortran_order': False, 'shape': (2, 3)}",
-            "{'descr': '<f4, 'fortran_order': False, 'shape': (2, 3)}",
+            "{'descr': '<f4",
             "{'descr': f(), 'fortran_order': False, 'shape': (2, 3)}",
         ] {
             assert_eq!(parsed(text).unwrap_err().kind(), ErrorKind::Malformed, "{text}");

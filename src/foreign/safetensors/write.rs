@@ -64,6 +64,7 @@ struct Plan<'a> {
     tensors: Vec<TensorView<'a>>,
     /// With its length before it and its padding.
     header: Vec<u8>,
+    #[cfg_attr(not(feature = "fs"), expect(dead_code, reason = "space is reserved in files alone"))]
     file_len: u64,
     notes: Notes,
 }
