@@ -190,7 +190,7 @@ impl<'a> Diff<'a> {
             "metadata": self.metadata.to_json(),
             "document": self.document.name(),
         });
-        writeln!(out, "{json}")?;
+        writeln!(out, "{}", human::json(&json))?;
         out.flush()
     }
 

@@ -44,16 +44,16 @@ pub fn runs(numbers: &[u64]) -> String {
     let mut out = String::new();
     let mut rest = numbers;
     while let Some(&first) = rest.first() {
-        let run = rest.iter().zip(first..).take_while(|(n, expected)| *n == expected).count();
+        let follow = rest.windows(2).take_while(|pair| pair[0].checked_add(1) == Some(pair[1])).count();
         if !out.is_empty() {
             out += ", ";
         }
         out += &count(first);
-        if run > 1 {
-            out += if run == 2 { ", " } else { " to " };
-            out += &count(rest[run - 1]);
+        if follow > 0 {
+            out += if follow == 1 { ", " } else { " to " };
+            out += &count(rest[follow]);
         }
-        rest = &rest[run..];
+        rest = &rest[follow + 1..];
     }
     out
 }
@@ -129,6 +129,20 @@ fn take(chars: impl Iterator<Item = char>, most: usize) -> String {
     chars.take_while(fits).collect()
 }
 
+/// JSON on one line, with everything escaped that could act on a terminal: JSON itself asks for that only in part.
+pub fn json(json: &serde_json::Value) -> String {
+    let text = json.to_string();
+    if !text.contains(is_unsafe) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Such characters occur within strings alone, and none takes more than four digits.
+        if is_unsafe(c) { out += &format!("\\u{:04x}", u32::from(c)) } else { out.push(c) }
+    }
+    out
+}
+
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{061C}' | '\u{FEFF}')
@@ -192,6 +206,14 @@ mod tests {
         assert_eq!(name(""), "\"\"");
         assert_eq!(name("a b"), "\"a b\"");
         assert_eq!(name("\u{1b}[31m\"\u{202e}"), "\"\\u{1b}[31m\\\"\\u{202e}\"");
+    }
+
+    #[test]
+    fn json_is_the_same_with_and_without_its_escapes() {
+        let value = serde_json::json!({"a\u{9b}\u{7f}": ["\u{202e}x", "plain", "\u{1b}"]});
+        let text = json(&value);
+        assert!(text.is_ascii(), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -158,12 +158,12 @@ impl<'a> File<'a> {
         out.write_all(b"{")?;
         if several {
             let path = self.checkpoint.path().map(|path| path.to_string_lossy());
-            write!(out, "\"path\":{},", json!(path))?;
+            write!(out, "\"path\":{},", human::json(&json!(path)))?;
         }
-        let format = json!(self.checkpoint.format());
-        let version = json!(self.checkpoint.format_version());
+        let format = human::json(&json!(self.checkpoint.format()));
+        let version = human::json(&json!(self.checkpoint.format_version()));
         let file_bytes = self.checkpoint.header().file_len();
-        let metadata = Value::Map(self.metadata.clone()).to_json();
+        let metadata = human::json(&Value::Map(self.metadata.clone()).to_json());
         write!(out, "\"format\":{format},\"format_version\":{version},\"file_bytes\":{file_bytes},")?;
         write!(out, "\"metadata\":{metadata},\n\"tensors\":[")?;
         for (i, tensor) in tensors.iter().enumerate() {
@@ -179,11 +179,11 @@ impl<'a> File<'a> {
                 "storage": tensor.storage(),
                 "crc32": crc32,
             });
-            write!(out, "{}\n{entry}", if i == 0 { "" } else { "," })?;
+            write!(out, "{}\n{}", if i == 0 { "" } else { "," }, human::json(&entry))?;
         }
         out.write_all(if tensors.is_empty() { b"]" } else { b"\n]" })?;
         if args.document {
-            write!(out, ",\n\"document\":{}", self.document.map_or(Json::Null, Value::to_json))?;
+            write!(out, ",\n\"document\":{}", human::json(&self.document.map_or(Json::Null, Value::to_json)))?;
         }
         out.write_all(b"}")
     }

@@ -150,6 +150,9 @@ fn raw(bytes: &[u8], i: usize, bits: u32) -> Option<u128> {
         return None;
     }
     let first = i.checked_mul(bits as usize)?;
+    if first.checked_add(bits as usize)? > bytes.len().checked_mul(8)? {
+        return None;
+    }
     let mut buffer = [0; 16];
     if bits % 8 == 0 {
         let len = bits as usize / 8;

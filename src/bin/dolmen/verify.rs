@@ -430,7 +430,7 @@ fn print_json(results: &[Checked], args: &Args) -> io::Result<()> {
     let mut out = style::plain_output();
     out.write_all(b"[")?;
     for (i, checked) in results.iter().enumerate() {
-        write!(out, "{}\n{}", if i == 0 { "" } else { "," }, checked.to_json(args))?;
+        write!(out, "{}\n{}", if i == 0 { "" } else { "," }, human::json(&checked.to_json(args)))?;
     }
     out.write_all(if results.is_empty() { b"]\n" } else { b"\n]\n" })?;
     out.flush()
