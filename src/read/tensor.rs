@@ -239,8 +239,11 @@ impl<'a> TensorView<'a> {
         self.checkpoint.stream_storage(self.entry.storage, range, take).map_err(|e| self.in_file(e))
     }
 
-    /// Gives the bytes of its extent, gaps of strides included, as [`stream`](Self::stream) does.
-    pub(crate) fn stream_extent(&self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// Gives the bytes of its extent, gaps of strides included, verified, piece by piece, keeping nothing in memory.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_extent(&self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let range = self.entry.start..self.entry.start + self.entry.extent;
         self.checkpoint.stream_storage(self.entry.storage, range, take).map_err(|e| self.in_file(e))
     }
@@ -295,10 +298,7 @@ impl<'a> TensorView<'a> {
             .ok()
             .and_then(|n| out.try_reserve_exact(n).ok())
             .ok_or_else(|| self.in_file(Error::io("cannot hold a copy", std::io::ErrorKind::OutOfMemory.into())))?;
-        self.for_each_run(|run| {
-            out.extend_from_slice(cast::<T>(run)?);
-            Ok(())
-        })?;
+        self.for_each_run(|run| append(&mut out, run).map_err(|e| self.in_file(e)))?;
         Ok(out)
     }
 
@@ -329,12 +329,26 @@ impl<'a> TensorView<'a> {
     }
 }
 
+/// Copies contiguous elements to the end of a vector; a guest's file may not align them.
+fn append<T: Element>(out: &mut Vec<T>, bytes: &[u8]) -> Result<()> {
+    if bytes.as_ptr().align_offset(align_of::<T>()) == 0 {
+        out.extend_from_slice(cast(bytes)?);
+        return Ok(());
+    }
+    for element in bytes.chunks_exact(size_of::<T>()) {
+        out.push(bytemuck::checked::try_pod_read_unaligned(element).map_err(|_| invalid_element::<T>())?);
+    }
+    Ok(())
+}
+
+fn invalid_element<T: Element>() -> Error {
+    Error::new(ErrorKind::Malformed, format!("an element is not a valid {}", T::DTYPE))
+}
+
 /// The bytes of contiguous elements as a slice of them.
 fn cast<T: Element>(bytes: &[u8]) -> Result<&[T]> {
     bytemuck::checked::try_cast_slice(bytes).map_err(|e| match e {
-        bytemuck::checked::CheckedCastError::InvalidBitPattern => {
-            Error::new(ErrorKind::Malformed, format!("an element is not a valid {}", T::DTYPE))
-        }
+        bytemuck::checked::CheckedCastError::InvalidBitPattern => invalid_element::<T>(),
         // Dolmen files align every element; memory given to `from_static` or a view of a guest's file may not.
         bytemuck::checked::CheckedCastError::PodCastError(_) => {
             Error::invalid("its bytes are not aligned for a typed view").with_advice("use its bytes, or copy it")

@@ -18,7 +18,7 @@ mod bigint;
 mod decode;
 mod encode;
 mod float;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "safetensors"))]
 mod json;
 mod tag;
 #[cfg(test)]
