@@ -297,7 +297,7 @@ fn a_reader_that_goes_away_is_no_failure() {
         builder.tensor(&format!("layer.{i}.weight"), owned(vec![0u8], [1])).unwrap();
     }
     room.save("many.dolmen", &builder);
-    let mut damaged = Vec::from(room.read("many.dolmen"));
+    let mut damaged = room.read("many.dolmen");
     damaged[10_000] ^= 1;
     room.put("damaged.dolmen", damaged);
     for (args, code) in [

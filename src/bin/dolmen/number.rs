@@ -154,7 +154,7 @@ fn raw(bytes: &[u8], i: usize, bits: u32) -> Option<u128> {
         return None;
     }
     let mut buffer = [0; 16];
-    if bits % 8 == 0 {
+    if bits.is_multiple_of(8) {
         let len = bits as usize / 8;
         buffer[..len].copy_from_slice(bytes.get(first / 8..)?.get(..len)?);
         return Some(u128::from_le_bytes(buffer));

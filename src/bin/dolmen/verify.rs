@@ -422,7 +422,10 @@ fn print_some(lines: &[String], all: u64, noun: &str, out: &mut dyn Write) -> io
     }
     match all - lines.len().min(SHOWN) as u64 {
         0 => Ok(()),
-        more => writeln!(out, "{:14}… and {} more", "", human::counted(more, noun)),
+        more => {
+            let plural = if more == 1 { "" } else { "s" };
+            writeln!(out, "{:14}… and {} more {noun}{plural}", "", human::count(more))
+        }
     }
 }
 
