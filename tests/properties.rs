@@ -93,7 +93,7 @@ struct Content {
 fn dtype_of(wish: &Wish) -> DType {
     match DType::ALL.get(wish.dtype as usize) {
         Some(&dtype) => dtype,
-        None if wish.dtype % 2 == 0 => DType::Opaque { bits: wish.bits },
+        None if wish.dtype.is_multiple_of(2) => DType::Opaque { bits: wish.bits },
         None => DType::Unknown { code: 0x8000 | wish.dtype, bits: wish.bits },
     }
 }
@@ -369,14 +369,15 @@ fn check_tensor(tensor: &TensorView<'_>, expected: &Tensor, storage: &[u8]) {
     let start = expected.start as usize;
     assert_eq!(tensor.bytes().unwrap(), &storage[start..start + extent as usize]);
     assert_eq!(tensor.bytes_unverified().unwrap(), tensor.bytes().unwrap());
-    let gathered = |give: &dyn Fn(&mut dyn FnMut(&[u8]))| {
-        let mut out = Vec::new();
-        give(&mut |bytes| out.extend_from_slice(bytes));
-        out
+    let (mut runs, mut streamed, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    let into = |out: &mut Vec<u8>, bytes: &[u8]| {
+        out.extend_from_slice(bytes);
+        Ok(())
     };
-    assert_eq!(gathered(&|take| tensor.for_each_run(|run| Ok(take(run))).unwrap()), right);
-    assert_eq!(gathered(&|take| tensor.stream(|run| Ok(take(run))).unwrap()), right);
-    assert_eq!(gathered(&|take| tensor.stream_storage(|run| Ok(take(run))).unwrap()), storage);
+    tensor.for_each_run(|bytes| into(&mut runs, bytes)).unwrap();
+    tensor.stream(|bytes| into(&mut streamed, bytes)).unwrap();
+    tensor.stream_storage(|bytes| into(&mut whole, bytes)).unwrap();
+    assert_eq!((&runs, &streamed, &whole[..]), (&right, &right, storage));
     let mut buffer = vec![0xEE; right.len()];
     tensor.read_into(&mut buffer).unwrap();
     assert_eq!(buffer, right);
@@ -431,7 +432,7 @@ fn check_rows(tensor: &TensorView<'_>, right: &[u8]) {
     };
     assert_eq!(tensor.rows(0..count + 1).unwrap_err().kind(), ErrorKind::InvalidInput);
     let row_bits = element_count(&tensor.shape()[1..]) * u64::from(tensor.dtype().bits());
-    if !tensor.is_contiguous() || row_bits % 8 != 0 {
+    if !tensor.is_contiguous() || !row_bits.is_multiple_of(8) {
         assert_eq!(tensor.rows(0..count).unwrap_err().kind(), ErrorKind::InvalidInput);
         return;
     }
