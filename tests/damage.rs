@@ -156,8 +156,11 @@ fn padding_and_reserved_bytes_are_found_even_with_every_checksum_right() {
 
 const BLOCK: usize = 4096;
 
-/// Three storages of several blocks, with tensors that touch some of them; and, for each tensor, its storage and place in it.
-fn blocks() -> (Vec<u8>, Vec<(&'static str, u32, std::ops::Range<usize>)>) {
+/// For each tensor: its name, its storage, and its place in it.
+type Places = Vec<(&'static str, u32, std::ops::Range<usize>)>;
+
+/// Three storages of several blocks, with tensors that touch some of them.
+fn blocks() -> (Vec<u8>, Places) {
     let mut random = Random::new(7);
     let mut b = Builder::with_options(FileOptions::new().alignment(64).unwrap().block_len(BLOCK as u64).unwrap());
     let rows = random.bytes(5 * BLOCK);
