@@ -323,6 +323,7 @@ pub fn encode(image: &Image, max_len: usize) -> Option<Vec<u8>> {
     }
     let mut sections = vec![(1, 0, names), (2, 0, dims), (3, 0, tensors), (4, 0, storages), (5, 0, blocks)];
     sections.extend(image.sections.iter().cloned());
+    sections.sort_by_key(|section| section.0);
     let index_offset = out.len();
     out.extend_from_slice(&(sections.len() as u64).to_le_bytes());
     for (kind, flags, bytes) in &sections {
