@@ -57,14 +57,14 @@ pub(crate) struct Extras {
 impl Extras {
     /// Takes an ancillary section that this version gives no meaning to.
     pub(crate) fn section(&mut self, kind: u32, bytes: Vec<u8>) -> Result<()> {
-        let known = kind == 0 || SECTION_KINDS.iter().any(|known| known.kind == kind);
-        if known {
+        if SECTION_KINDS.iter().any(|known| known.kind == kind) {
             return Err(Error::invalid(format!("section kind {kind} has a meaning of its own")));
         }
-        match self.sections.insert(kind, bytes) {
-            None => Ok(()),
-            Some(_) => Err(Error::invalid(format!("section kind {kind} was given twice"))),
+        if self.sections.contains_key(&kind) {
+            return Err(Error::invalid(format!("section kind {kind} was given twice")));
         }
+        self.sections.insert(kind, bytes);
+        Ok(())
     }
 
     /// Takes a section of a kind that is free for private use.
@@ -178,10 +178,12 @@ impl Catalog {
             (kind::STORAGES, 0, bytemuck::cast_slice(&storages)),
             (kind::BLOCKS, 0, bytemuck::cast_slice(&self.blocks)),
         ];
-        let sections: Vec<_> = required
+        let mut sections: Vec<_> = required
             .into_iter()
             .chain(extras.0.iter().map(|(kind, flags, bytes)| (*kind, *flags, &bytes[..])))
             .collect();
+        // A section carried along may be of kind 0, which comes before the required ones.
+        sections.sort_by_key(|(kind, ..)| *kind);
 
         let mut index = Vec::new();
         let section_count = u32::try_from(sections.len()).map_err(|_| Error::invalid("there are too many sections"))?;
