@@ -120,6 +120,62 @@ fn mutations_get_past_the_checksums() {
     assert!(rules > 30, "only {rules} rules are broken by 4000 mutations");
 }
 
+/// A file of n bytes can have n/88 tensors that all view n/8200 damaged blocks: a report must not list each block for each tensor.
+#[test]
+fn a_report_does_not_grow_with_tensors_times_damaged_blocks() {
+    let (tensors, blocks) = (4096u32, 512usize);
+    let tensor = |number: u32| seal::Tensor {
+        name: number.to_be_bytes().iter().map(|byte| byte & 0x7F).chain(number.to_string().bytes()).collect(),
+        dtype: 0x10,
+        bits: 8,
+        shape: vec![blocks as u64 * 4096],
+        ..seal::Tensor::default()
+    };
+    let image = seal::Image {
+        alignment_log2: 6,
+        block_log2: 12,
+        storages: vec![vec![0; blocks * 4096]],
+        tensors: (0..tensors).map(tensor).collect(),
+        ..seal::Image::default()
+    };
+    let mut bytes = seal::encode(&image, usize::MAX).unwrap();
+    for block in 0..blocks {
+        bytes[256 + block * 4096] ^= 1;
+    }
+    let checkpoint = dolmen::Checkpoint::from_bytes(&bytes).unwrap();
+    let mut options = dolmen::VerifyOptions::default();
+    options.threads = 1;
+    let (report, peak) = fuzz::heap::peak(|| checkpoint.verify_with(&options).unwrap());
+    assert_eq!(report.problem_count, blocks as u64);
+    assert_eq!(report.damaged.len(), tensors as usize);
+    assert_eq!(report.damaged[0].bad_blocks.len(), blocks);
+    assert!(report.damaged.iter().all(|tensor| !tensor.bad_blocks.is_empty()));
+    assert!(peak < bytes.len() as u64, "{peak} bytes for a report on a file of {}", bytes.len());
+}
+
+#[test]
+fn a_section_given_twice_stays_as_it_was() {
+    let mut builder = dolmen::Builder::new();
+    builder.section(0x8000_0000, b"first".to_vec()).unwrap();
+    builder.section(0x8000_0000, b"second".to_vec()).unwrap_err();
+    let bytes = builder.to_vec().unwrap();
+    let checkpoint = dolmen::Checkpoint::from_bytes(&bytes).unwrap();
+    assert!(checkpoint.unknown_sections().eq([(0x8000_0000, &b"first"[..])]));
+}
+
+#[test]
+fn a_section_of_kind_0_is_carried_along() {
+    let bytes = std::fs::read(root().join("spec/vectors/accept/section-unknown.dolmen")).unwrap();
+    let checkpoint = dolmen::Checkpoint::from_bytes(&bytes).unwrap();
+    let mut builder = dolmen::Builder::new();
+    builder.checkpoint(&checkpoint).unwrap();
+    let copy = builder.to_vec().unwrap();
+    let copy = dolmen::Checkpoint::from_bytes(&copy).unwrap();
+    assert!(copy.verify().unwrap().is_valid());
+    assert_eq!(copy.unknown_sections().next(), Some((0, &b"zero"[..])));
+    assert!(copy.unknown_sections().eq(checkpoint.unknown_sections()));
+}
+
 /// Counts what becomes of the files of a folder: `DOLMEN_CORPUS=fuzz/corpus/open_resealed DOLMEN_TARGET=open_resealed`.
 #[test]
 #[ignore = "for people"]
