@@ -17,7 +17,7 @@ pub fn safetensors(data: &[u8]) -> Outcome {
         Ok(ours) => ours,
         Err(e) => {
             let kind = e.kind();
-            let of_the_file = e.is_corruption() || e.is_incompatible() || kind == ErrorKind::InvalidInput;
+            let of_the_file = e.is_corruption() || e.is_incompatible() || kind == ErrorKind::Limit;
             assert!(of_the_file, "not an error of a file: {e:?}");
             return Outcome::Refused(e.rule().unwrap_or(kind.name()));
         }

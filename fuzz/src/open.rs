@@ -79,7 +79,10 @@ fn open_and_touch(data: &[u8]) -> Outcome {
     let checkpoint = match Checkpoint::from_bytes(data) {
         Ok(checkpoint) => checkpoint,
         Err(e) => {
-            check_error(&e);
+            // A file of another format may have more axes than the index can say.
+            if e.kind() != ErrorKind::Limit || data.starts_with(seal::MAGIC) {
+                check_error(&e);
+            }
             assert!(!strict.is_valid(), "a valid file does not open: {e}");
             return Outcome::Refused(rule_of(&e));
         }
@@ -424,7 +427,5 @@ fn other_ways(data: &[u8], outcome: Outcome) {
 pub fn scratch(what: &str) -> std::path::PathBuf {
     let shm = std::path::Path::new("/dev/shm");
     let directory = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
-    let directory = directory.join(format!("dolmen-fuzz-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("the scratch directory can be made");
-    directory.join(format!("{what}-{:?}.dolmen", std::thread::current().id()))
+    directory.join(format!("dolmen-fuzz-{}-{what}-{:?}.dolmen", std::process::id(), std::thread::current().id()))
 }
