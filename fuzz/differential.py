@@ -16,6 +16,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "spec"))
 sys.dont_write_bytecode = True
 import reader  # noqa: E402
 
+sys.setrecursionlimit(20000)
+
 
 def main():
     both = collections.Counter()
