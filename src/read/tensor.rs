@@ -331,6 +331,10 @@ impl<'a> TensorView<'a> {
 
 /// The bytes of contiguous elements as a slice of them.
 fn cast<T: Element>(bytes: &[u8]) -> Result<&[T]> {
+    // Where there are no elements, none can be out of line.
+    if bytes.is_empty() {
+        return Ok(&[]);
+    }
     bytemuck::checked::try_cast_slice(bytes).map_err(|e| match e {
         bytemuck::checked::CheckedCastError::InvalidBitPattern => {
             Error::new(ErrorKind::Malformed, format!("an element is not a valid {}", T::DTYPE))
