@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use dolmen::write::StorageId;
 use dolmen::{
-    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, SaveOptions, TensorData, Value, VerifyOptions,
-    View, Writer,
+    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, SaveOptions, TensorData, Value,
+    VerifyOptions, View, Writer,
 };
 
 use super::dice::Dice;
@@ -77,7 +77,8 @@ impl Model {
         }
         let aligned = bits % 8 != 0 || start % u64::from(bits / 8) == 0;
         aligned
-            && extent(shape, strides.as_deref(), bits).is_some_and(|extent| extent + u128::from(*start) <= data_len as u128)
+            && extent(shape, strides.as_deref(), bits)
+                .is_some_and(|extent| extent + u128::from(*start) <= data_len as u128)
     }
 
     /// Whether the elements are such as writers write: of the tensors that introduce storages.
@@ -132,7 +133,13 @@ fn strides(dice: &mut Dice<'_>, shape: &[u64]) -> Option<Vec<u64>> {
         3 => Some(row_major(shape)),
         4 => {
             // Those of column-major order.
-            let after = |next: &mut u64, &dim: &u64| Some({ let now = *next; *next = now.wrapping_mul(dim.max(1)); now });
+            let after = |next: &mut u64, &dim: &u64| {
+                Some({
+                    let now = *next;
+                    *next = now.wrapping_mul(dim.max(1));
+                    now
+                })
+            };
             Some(shape.iter().scan(1u64, after).collect())
         }
         _ => Some((0..shape.len() + usize::from(dice.one_in(9))).map(|_| dim(dice)).collect()),
@@ -339,7 +346,10 @@ fn check_written(builder: &Builder<'_>, model: &Model, options: FileOptions) -> 
         assert!(tensor.bytes().expect("valid") == model.bytes(expected), "bytes of {name:?}");
         assert!(tensor.storage_bytes().expect("valid") == model.storages[expected.storage]);
         let place = plan.place(name).expect("it is in the plan");
-        assert_eq!(place, tensor.file_offset().expect("valid")..tensor.file_offset().expect("valid") + tensor.byte_len());
+        assert_eq!(
+            place,
+            tensor.file_offset().expect("valid")..tensor.file_offset().expect("valid") + tensor.byte_len()
+        );
     }
     assert_eq!(checkpoint.metadata().expect("valid"), model.metadata);
     assert_eq!(checkpoint.document().expect("valid"), model.document);
@@ -386,7 +396,9 @@ fn check_stream(model: &Model, options: FileOptions, file: &[u8]) {
         assert!(short.is_err_and(|e| e.kind() == ErrorKind::InvalidInput));
         match strides {
             Some(strides) => {
-                writer.tensor(name, TensorData::strided(*dtype, shape, strides, &bytes[..]).expect("sound")).expect("sound");
+                writer
+                    .tensor(name, TensorData::strided(*dtype, shape, strides, &bytes[..]).expect("sound"))
+                    .expect("sound");
             }
             None if number % 2 == 0 => {
                 let mut out = writer.begin(name, *dtype, shape).expect("sound");

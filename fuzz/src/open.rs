@@ -401,7 +401,9 @@ fn other_ways(data: &[u8], outcome: Outcome) {
                     assert_same(here, other);
                 }
             }
-            (Err(one), Err(other)) => assert_eq!((rule_of(one), one.offset()), (rule_of(other), other.offset()), "{way}"),
+            (Err(one), Err(other)) => {
+                assert_eq!((rule_of(one), one.offset()), (rule_of(other), other.offset()), "{way}")
+            }
             (here, other) => panic!("from_bytes says {here:?}, {way} says {other:?}"),
         }
     }

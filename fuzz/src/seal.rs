@@ -6,6 +6,7 @@ use super::dice::Random;
 pub const MAGIC: &[u8; 8] = b"\x89DOLMEN\n";
 const RECORD_MAGIC: &[u8; 8] = b"DOLMREC\n";
 /// Dtype codes and their bits.
+#[rustfmt::skip]
 pub const DTYPES: [(u16, u32); 29] = [
     (0x01, 8), (0x10, 8), (0x11, 16), (0x12, 32), (0x13, 64), (0x20, 8), (0x21, 16), (0x22, 32), (0x23, 64), (0x30, 16),
     (0x31, 16), (0x32, 32), (0x33, 64), (0x40, 32), (0x41, 64), (0x42, 128), (0x50, 8), (0x51, 8), (0x52, 8), (0x53, 8),
@@ -291,7 +292,11 @@ pub fn encode(image: &Image, max_len: usize) -> Option<Vec<u8>> {
         out.push(tensor.flags & !3 | u8::from(strided) | if introduces { 0 } else { 2 });
         out.extend_from_slice(&(tensor.name.len() as u32).to_le_bytes());
         out.extend_from_slice(&[0; 8]);
-        tensor.shape.iter().chain(tensor.strides.iter().flatten()).for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+        tensor
+            .shape
+            .iter()
+            .chain(tensor.strides.iter().flatten())
+            .for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
         out.extend_from_slice(&tensor.name);
         out.resize(at + len - 4, 0);
         let crc = crc32(&out[at..]);
@@ -319,7 +324,11 @@ pub fn encode(image: &Image, max_len: usize) -> Option<Vec<u8>> {
         tensors.push(tensor.flags & !1 | u8::from(tensor.strides.is_some()));
         tensors.extend_from_slice(&tensor.bits.to_le_bytes());
         names.extend_from_slice(&tensor.name);
-        tensor.shape.iter().chain(tensor.strides.iter().flatten()).for_each(|n| dims.extend_from_slice(&n.to_le_bytes()));
+        tensor
+            .shape
+            .iter()
+            .chain(tensor.strides.iter().flatten())
+            .for_each(|n| dims.extend_from_slice(&n.to_le_bytes()));
     }
     let mut sections = vec![(1, 0, names), (2, 0, dims), (3, 0, tensors), (4, 0, storages), (5, 0, blocks)];
     sections.extend(image.sections.iter().cloned());
@@ -518,7 +527,13 @@ fn change_content(image: &mut Image, random: &mut Random, mutate: &mut Mutate<'_
                 2 => Some((0..rank).map(|_| random.interesting()).collect()),
                 _ => {
                     // Those of column-major order.
-                    let after = |next: &mut u64, &dim: &u64| Some({ let now = *next; *next = now.wrapping_mul(dim.max(1)); now });
+                    let after = |next: &mut u64, &dim: &u64| {
+                        Some({
+                            let now = *next;
+                            *next = now.wrapping_mul(dim.max(1));
+                            now
+                        })
+                    };
                     Some(tensor.shape.iter().scan(1u64, after).collect())
                 }
             };
