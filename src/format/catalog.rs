@@ -60,10 +60,11 @@ impl Extras {
         if SECTION_KINDS.iter().any(|known| known.kind == kind) {
             return Err(Error::invalid(format!("section kind {kind} has a meaning of its own")));
         }
-        match self.sections.insert(kind, bytes) {
-            None => Ok(()),
-            Some(_) => Err(Error::invalid(format!("section kind {kind} was given twice"))),
+        if self.sections.contains_key(&kind) {
+            return Err(Error::invalid(format!("section kind {kind} was given twice")));
         }
+        self.sections.insert(kind, bytes);
+        Ok(())
     }
 
     /// Takes a section of a kind that is free for private use.

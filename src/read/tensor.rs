@@ -346,6 +346,10 @@ fn invalid_element<T: Element>() -> Error {
 
 /// The bytes of contiguous elements as a slice of them.
 fn cast<T: Element>(bytes: &[u8]) -> Result<&[T]> {
+    // Where there are no elements, none can be out of line.
+    if bytes.is_empty() {
+        return Ok(&[]);
+    }
     bytemuck::checked::try_cast_slice(bytes).map_err(|e| match e {
         bytemuck::checked::CheckedCastError::InvalidBitPattern => invalid_element::<T>(),
         // Dolmen files align every element; memory given to `from_static` or a view of a guest's file may not.

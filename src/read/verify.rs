@@ -77,7 +77,8 @@ pub struct Report {
 pub struct DamagedTensor {
     /// Its name.
     pub name: String,
-    /// The damaged blocks that it touches.
+    /// The damaged blocks that it touches, in the order of the storage: all of them, unless many tensors touch the same ones. Then of
+    /// some tensors only the first is listed, so that the report does not grow with the product of both numbers.
     pub bad_blocks: Vec<BadBlock>,
 }
 
@@ -378,15 +379,20 @@ fn damaged_tensors(header: &Header, index: &Index<'_>, mut bad_blocks: Vec<BadBl
     for bad in bad_blocks {
         by_storage.entry(bad.storage).or_default().push(bad);
     }
+    // As many as tensors that share nothing could have, and a generous number for those that do.
+    const SHARED: usize = 10_000;
+    let mut room = by_storage.values().map(Vec::len).sum::<usize>().saturating_add(SHARED);
     let mut damaged = Vec::new();
     for number in 0..index.tensor_count() {
         let tensor = index.tensor(number)?;
         let Some(bad) = by_storage.get(&tensor.storage) else { continue };
         let touched = touched_blocks(header, &tensor.range());
-        let bad_blocks: Vec<_> = bad.iter().filter(|bad| touched.contains(&bad.block)).cloned().collect();
-        if !bad_blocks.is_empty() {
-            damaged.push(DamagedTensor { name: tensor.name.to_owned(), bad_blocks });
-        }
+        let from = bad.partition_point(|bad| bad.block < touched.start);
+        let to = bad.partition_point(|bad| bad.block < touched.end);
+        let Some(bad_blocks) = bad.get(from..to).filter(|bad| !bad.is_empty()) else { continue };
+        let listed = if bad_blocks.len() <= room { bad_blocks } else { bad_blocks.get(..1).unwrap_or_default() };
+        room = room.saturating_sub(listed.len());
+        damaged.push(DamagedTensor { name: tensor.name.to_owned(), bad_blocks: listed.to_vec() });
     }
     Ok(damaged)
 }

@@ -1,0 +1,433 @@
+//! Opening: whatever the bytes, no panic, bounded memory, and what is called valid can be read in every way.
+
+use std::ops::ControlFlow;
+
+use dolmen::half::{bf16, f16};
+use dolmen::{
+    Builder, Checkpoint, DType, Element, Error, ErrorKind, ReadAt, Report, TensorView, VerifyOptions, verify_source,
+};
+
+use super::{heap, seal};
+
+/// What became of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The strict reader accepts it.
+    Valid,
+    /// It opened, and the strict reader names this rule.
+    Opened(&'static str),
+    /// It did not open; the rule, or the kind of error where there is none.
+    Refused(&'static str),
+}
+
+/// Peak memory per byte of the file, values aside: the copy of the file, a second one of the index and of a storage (aligned), 24 bytes
+/// of a piece for each 32 of a storage record, and error messages that show dims.
+pub const PER_BYTE: u64 = 16;
+/// Peak memory per byte of metadata and document: each `A1 60` opens a map of one entry, and costs a node of a `BTreeMap` (11 keys
+/// of 24 bytes, 11 values of 32, and links: 632 bytes); nothing costs more for its length. 632 / 2 and a slot of 32 bytes.
+pub const PER_VALUE_BYTE: u64 = 350;
+/// Peak memory whatever the length.
+pub const FIXED: u64 = 1 << 20;
+/// Bytes of tensors that are looked at for one input. Tensors may all view the same bytes, so a file of n bytes can hold n²/100
+/// bytes of them: the work of reading each is the caller's wish, and is bounded here.
+const WORK: u64 = 4 << 20;
+/// Runs of a strided tensor that are looked at.
+const RUNS: u32 = 2000;
+
+/// Bytes as they come: open, verify, touch everything.
+pub fn open_bytes(data: &[u8]) -> Outcome {
+    let (outcome, peak) = heap::peak(|| open_and_touch(data));
+    let places = seal::places(data);
+    let values: usize = [6, 7].map(|kind| places.section(kind).len()).iter().sum();
+    let allowed = FIXED + PER_BYTE * data.len() as u64 + PER_VALUE_BYTE * values as u64;
+    assert!(peak <= allowed, "{peak} bytes were in use at a time for a file of {}; {allowed} are allowed", data.len());
+    outcome
+}
+
+/// As [`open_bytes`]; then, if the file is valid, it is written anew and compared; and one file in 64 is read from a disk in memory in
+/// all other ways.
+pub fn open_resealed(data: &[u8]) -> Outcome {
+    let outcome = open_bytes(data);
+    if outcome == Outcome::Valid {
+        rewrite(data);
+    }
+    if cfg!(test) || crc32fast::hash(data).is_multiple_of(64) {
+        other_ways(data, outcome);
+    }
+    outcome
+}
+
+fn options<'a>() -> VerifyOptions<'a> {
+    let mut options = VerifyOptions::default();
+    options.threads = 1;
+    options
+}
+
+/// An error that a file may cause, whatever is in it.
+fn check_error(e: &Error) {
+    assert!(e.is_corruption() || e.is_incompatible(), "not an error of a file: {e:?}");
+    assert!(e.to_string().len() < 100_000, "a message of {} bytes", e.to_string().len());
+}
+
+fn rule_of(e: &Error) -> &'static str {
+    e.rule().unwrap_or(e.kind().name())
+}
+
+fn open_and_touch(data: &[u8]) -> Outcome {
+    let source: &dyn ReadAt = &SliceSource(data);
+    let strict = verify_source(source, &options()).expect("memory can be read");
+    let checkpoint = match Checkpoint::from_bytes(data) {
+        Ok(checkpoint) => checkpoint,
+        Err(e) => {
+            // A file of another format may have more axes than the index can say.
+            if e.kind() != ErrorKind::Limit || data.starts_with(seal::MAGIC) {
+                check_error(&e);
+            }
+            assert!(!strict.is_valid(), "a valid file does not open: {e}");
+            return Outcome::Refused(rule_of(&e));
+        }
+    };
+    let report = checkpoint.verify_with(&options()).expect("memory can be read");
+    let outcome = check_report(&report);
+    if checkpoint.format() == "dolmen" {
+        assert_eq!(outcome, check_report(&strict), "an open file and its bytes are judged differently");
+        assert_eq!(report.problem_count, strict.problem_count);
+        assert_eq!(report.damaged, strict.damaged);
+    }
+    let fault = touch(&checkpoint);
+    if let (Outcome::Valid, Some(fault)) = (outcome, &fault) {
+        panic!("the file is valid, and cannot be read: {fault}");
+    }
+    outcome
+}
+
+fn check_report(report: &Report) -> Outcome {
+    report.problems.iter().for_each(check_error);
+    assert_eq!(report.problems.len() as u64, report.problem_count.min(Report::MAX_PROBLEMS as u64));
+    assert!(report.damaged.is_empty() || !report.is_valid());
+    report.problems.first().map_or(Outcome::Valid, |e| Outcome::Opened(rule_of(e)))
+}
+
+/// A slice that can be lent as `dyn ReadAt`.
+struct SliceSource<'a>(&'a [u8]);
+
+impl ReadAt for SliceSource<'_> {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        self.0.byte_len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+}
+
+/// Collects the first thing that went wrong.
+struct Faults(Option<String>);
+
+impl Faults {
+    fn take<T>(&mut self, what: &str, result: dolmen::Result<T>) -> Option<T> {
+        result
+            .map_err(|e| {
+                // An ordinary error, or one of ours: both must be able to say what they are.
+                let text = e.to_string();
+                self.0.get_or_insert_with(|| format!("{what}: {text}"));
+            })
+            .ok()
+    }
+}
+
+/// Reads everything that a checkpoint can give; the first fault, if there is any.
+pub fn touch(checkpoint: &Checkpoint) -> Option<String> {
+    let mut faults = Faults(None);
+    let header = checkpoint.header();
+    let _ = (header.minor(), header.file_len(), header.index_offset(), header.index_len(), checkpoint.format_version());
+    assert_eq!(checkpoint.len(), checkpoint.tensors().len());
+    assert_eq!(checkpoint.is_empty(), checkpoint.len() == 0);
+    faults.take("index", checkpoint.check_index());
+    let indexed = faults.0.is_none();
+    if let Some(metadata) = faults.take("metadata", checkpoint.metadata()) {
+        for value in metadata.values() {
+            let _ = value.descendants().count();
+        }
+    }
+    if let Some(Some(document)) = faults.take("document", checkpoint.document()) {
+        for name in document.tensor_names() {
+            faults.take("tensor of the document", checkpoint.tensor(name));
+        }
+        let shown = document.tree(Default::default()).to_string();
+        assert!(!shown.contains('\u{1b}'), "an escape character is shown");
+    }
+    let _ = checkpoint.unknown_sections().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let mut work = WORK;
+    for (number, tensor) in checkpoint.tensors().enumerate() {
+        let Some(tensor) = faults.take("tensor", tensor) else { continue };
+        if indexed {
+            let found = faults.take("tensor by name", checkpoint.tensor(tensor.name()));
+            assert!(found.is_none_or(|found| found.name() == tensor.name() && found.shape() == tensor.shape()));
+        }
+        let costs = 64 + tensor.byte_len().saturating_add(tensor.storage_len().unwrap_or(0)).saturating_mul(4);
+        if costs <= work {
+            work -= costs;
+            touch_tensor(&tensor, &mut faults);
+        } else if number > 10_000 {
+            break;
+        }
+    }
+    let missing = checkpoint.tensor("\u{0}no such tensor");
+    assert!(missing.is_err() || checkpoint.get("\u{0}no such tensor").is_ok());
+    assert!(checkpoint.nth(checkpoint.len()).is_err_and(|e| e.kind() == ErrorKind::InvalidInput));
+    faults.0
+}
+
+fn touch_tensor(tensor: &TensorView<'_>, faults: &mut Faults) {
+    let (shape, strides) = (tensor.shape(), tensor.strides());
+    assert_eq!(shape.len(), strides.len());
+    let count = shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
+    assert!(shape.contains(&0) || count == Some(tensor.element_count()));
+    let _ = (format!("{tensor:?}"), tensor.storage_crc32(), tensor.file_offset());
+    let extent = tensor.byte_len();
+    let bytes = faults.take("bytes", tensor.bytes());
+    let raw = faults.take("bytes unverified", tensor.bytes_unverified()).expect("they are in memory");
+    assert_eq!(raw.len() as u64, extent);
+    let storage = faults.take("storage", tensor.storage_bytes());
+    if let Some(bytes) = bytes {
+        assert_eq!(bytes, raw);
+        if let Some(storage) = storage {
+            let start = tensor.start() as usize;
+            assert_eq!(bytes, &storage[start..start + bytes.len()]);
+        }
+        let (third, half) = (extent / 3, extent / 2);
+        assert_eq!(tensor.bytes_of(third..half).expect("within"), &bytes[third as usize..half as usize]);
+    }
+    assert!(tensor.bytes_of(0..extent + 1).is_err_and(|e| e.kind() == ErrorKind::InvalidInput));
+    let mut streamed = 0u64;
+    let stream = tensor.stream_storage(|piece| {
+        streamed += piece.len() as u64;
+        Ok(())
+    });
+    if faults.take("stream of the storage", stream).is_some() {
+        assert_eq!(Some(streamed), tensor.storage_len().ok());
+    }
+    touch_elements(tensor, faults);
+    touch_rows(tensor, faults);
+    match tensor.dtype() {
+        DType::Bool => typed::<bool>(tensor, faults),
+        DType::U8 => typed::<u8>(tensor, faults),
+        DType::U16 => typed::<u16>(tensor, faults),
+        DType::U32 => typed::<u32>(tensor, faults),
+        DType::U64 => typed::<u64>(tensor, faults),
+        DType::I8 => typed::<i8>(tensor, faults),
+        DType::I16 => typed::<i16>(tensor, faults),
+        DType::I32 => typed::<i32>(tensor, faults),
+        DType::I64 => typed::<i64>(tensor, faults),
+        DType::F16 => typed::<f16>(tensor, faults),
+        DType::BF16 => typed::<bf16>(tensor, faults),
+        DType::F32 => typed::<f32>(tensor, faults),
+        DType::F64 => typed::<f64>(tensor, faults),
+        DType::C32 => typed::<[f16; 2]>(tensor, faults),
+        DType::C64 => typed::<[f32; 2]>(tensor, faults),
+        DType::C128 => typed::<[f64; 2]>(tensor, faults),
+        _ => assert!(tensor.as_slice::<f32>().is_err()),
+    }
+}
+
+/// Elements in row-major order, against a slow calculation of each one's place.
+fn touch_elements(tensor: &TensorView<'_>, faults: &mut Faults) {
+    let Some(bytes) = faults.take("bytes", tensor.bytes()) else { return };
+    let mut got = Vec::new();
+    let mut runs = 0;
+    let mut enough = ControlFlow::Continue(());
+    let result = tensor.stream(|run| {
+        got.extend_from_slice(run);
+        runs += 1;
+        if runs > RUNS || got.len() > 1 << 16 {
+            // Strides of 0 make a shape of any size: that is where the caller stops.
+            enough = ControlFlow::Break(());
+            return Err(Error::new(ErrorKind::Limit, "enough"));
+        }
+        Ok(())
+    });
+    let stopped = enough.is_break();
+    assert!(!stopped || result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Limit));
+    if !stopped && faults.take("stream", result).is_none() {
+        return;
+    }
+    if !stopped {
+        assert_eq!(got.len() as u64, tensor.contiguous_byte_len(), "the stream has another length than the elements");
+    }
+    match tensor.dtype().byte_size() {
+        None => assert_eq!(&got[..], &bytes[..got.len()]),
+        Some(size) => {
+            let size = size as usize;
+            for (number, element) in got.chunks_exact(size).take(5000).enumerate() {
+                let (mut rest, mut place) = (number as u64, 0u64);
+                for (&dim, &stride) in tensor.shape().iter().zip(tensor.strides().iter()).rev() {
+                    place += rest % dim * stride;
+                    rest /= dim;
+                }
+                let at = place as usize * size;
+                assert_eq!(element, &bytes[at..at + size], "element {number} of {tensor:?}");
+            }
+        }
+    }
+    if tensor.contiguous_byte_len() <= 1 << 16 {
+        let mut copy = vec![0xAA; tensor.contiguous_byte_len() as usize];
+        if !stopped && faults.take("read_into", tensor.read_into(&mut copy)).is_some() {
+            assert_eq!(copy, got);
+        }
+        copy.push(0);
+        assert!(tensor.read_into(&mut copy).is_err_and(|e| e.kind() == ErrorKind::InvalidInput));
+    }
+}
+
+fn touch_rows(tensor: &TensorView<'_>, faults: &mut Faults) {
+    let Some(&count) = tensor.shape().first() else {
+        assert!(tensor.rows(0..0).is_err());
+        return;
+    };
+    assert!(tensor.rows(0..count.saturating_add(1)).is_err() || count == u64::MAX);
+    #[expect(clippy::reversed_empty_ranges, reason = "it must be refused")]
+    let reversed = tensor.rows(1..0);
+    assert!(reversed.is_err());
+    let ranges = [0..count, 0..count.min(1), count / 2..count, count..count];
+    for range in ranges {
+        // Only what lies at byte boundaries and is contiguous has rows.
+        let Ok(rows) = tensor.rows(range.clone()) else {
+            assert!(!tensor.is_contiguous() || tensor.dtype().is_packed(), "{tensor:?} has no rows {range:?}");
+            continue;
+        };
+        assert_eq!(rows.range(), range);
+        if let Some(bytes) = faults.take("rows", rows.bytes()) {
+            assert_eq!(bytes.len() as u64, (range.end - range.start) * rows.row_byte_len());
+        }
+    }
+}
+
+fn typed<T: Element>(tensor: &TensorView<'_>, faults: &mut Faults) {
+    // A bool that is neither 0 nor 1 breaks no rule of the format, and has no typed view.
+    let excused = |e: &Error| e.kind() == ErrorKind::Malformed && T::DTYPE == DType::Bool;
+    let aligned = tensor.is_checksummed();
+    match tensor.as_slice::<T>() {
+        Ok(slice) => {
+            assert_eq!(slice.len() as u64, tensor.element_count());
+            assert!(tensor.is_contiguous());
+        }
+        Err(e) if excused(&e) || !aligned || !tensor.is_contiguous() => {}
+        Err(e) => drop(faults.take::<()>("typed", Err(e))),
+    }
+    let _ = tensor.as_slice_unverified::<T>();
+    if let Some(&count) = tensor.shape().first()
+        && let Ok(rows) = tensor.rows(count / 2..count)
+    {
+        match rows.as_slice::<T>() {
+            Ok(slice) => assert_eq!(size_of_val(slice) as u64, (count - count / 2) * rows.row_byte_len()),
+            Err(e) if excused(&e) || !aligned => {}
+            Err(e) => drop(faults.take::<()>("typed rows", Err(e))),
+        }
+    }
+    if tensor.contiguous_byte_len() <= 1 << 16 {
+        match tensor.to_vec::<T>() {
+            Ok(copy) => assert_eq!(copy.len() as u64, tensor.element_count()),
+            Err(e) if excused(&e) || !aligned => {}
+            Err(e) => drop(faults.take::<()>("to_vec", Err(e))),
+        }
+    } else if tensor.contiguous_byte_len() > tensor.byte_len().max(256 << 20) {
+        assert!(tensor.to_vec::<T>().is_err_and(|e| matches!(e.kind(), ErrorKind::Limit | ErrorKind::Corrupt)));
+    }
+}
+
+/// A valid file read and written again holds the same.
+fn rewrite(data: &[u8]) {
+    let before = Checkpoint::from_bytes(data).expect("it is valid");
+    let mut builder = Builder::new();
+    builder.checkpoint(&before).expect("it is valid");
+    let copy = match builder.to_vec() {
+        Ok(copy) => copy,
+        // Readers take any byte for a bool, and any unused bits; writers write none such.
+        Err(e) => {
+            let message = e.to_string();
+            let excused = message.contains("neither 0 nor 1") || message.contains("unused bits");
+            assert!(e.kind() == ErrorKind::InvalidInput && excused, "cannot copy a valid file: {e}");
+            return;
+        }
+    };
+    let after = Checkpoint::from_bytes(&copy).expect("a writer writes valid files");
+    let report = after.verify_with(&options()).expect("memory can be read");
+    assert!(report.is_valid(), "a writer wrote {:?}", report.problems);
+    assert_same(&before, &after);
+    assert_eq!(copy, {
+        let mut again = Vec::new();
+        builder.write_to(&mut again).expect("memory can be written");
+        again
+    });
+    // From here on it is a fixed point, but for the order of the records, which is that of the names now.
+    let mut builder = Builder::new();
+    builder.checkpoint(&after).expect("it is valid");
+    assert_eq!(builder.to_vec().expect("it was written before"), copy);
+}
+
+/// Two checkpoints hold the same, but for where it lies.
+pub fn assert_same(one: &Checkpoint, other: &Checkpoint) {
+    assert_eq!(one.len(), other.len());
+    assert_eq!(one.storage_count(), other.storage_count());
+    for (one, other) in one.tensors().zip(other.tensors()) {
+        let (one, other) = (one.expect("valid"), other.expect("valid"));
+        assert_eq!((one.name(), one.dtype(), one.shape()), (other.name(), other.dtype(), other.shape()));
+        assert_eq!((one.explicit_strides(), one.start()), (other.explicit_strides(), other.start()));
+        assert_eq!(one.bytes().expect("valid"), other.bytes().expect("valid"));
+        assert_eq!(one.storage_crc32().expect("valid"), other.storage_crc32().expect("valid"));
+    }
+    assert_eq!(one.metadata().expect("valid"), other.metadata().expect("valid"));
+    assert_eq!(one.document().expect("valid"), other.document().expect("valid"));
+    assert!(one.unknown_sections().eq(other.unknown_sections()));
+}
+
+/// Reads the file by path, in every way, and compares.
+fn other_ways(data: &[u8], outcome: Outcome) {
+    let path = scratch("open");
+    std::fs::write(&path, data).expect("the scratch directory can be written");
+    // SAFETY: nobody else writes to the file.
+    let mapped = unsafe { Checkpoint::map(&path) };
+    let on_demand = Checkpoint::open_on_demand(&path);
+    let whole = Checkpoint::open(&path);
+    let here = Checkpoint::from_bytes(data);
+    for (way, other) in [("map", &mapped), ("open_on_demand", &on_demand)] {
+        match (&here, other) {
+            (Ok(here), Ok(other)) => {
+                assert_eq!(touch(here).is_none(), touch(other).is_none(), "{way} and from_bytes differ");
+                let report = other.verify_with(&options()).expect("the file can be read");
+                assert_eq!(check_report(&report), outcome, "{way}");
+                if outcome == Outcome::Valid {
+                    assert_same(here, other);
+                }
+            }
+            (Err(one), Err(other)) => {
+                assert_eq!((rule_of(one), one.offset()), (rule_of(other), other.offset()), "{way}")
+            }
+            (here, other) => panic!("from_bytes says {here:?}, {way} says {other:?}"),
+        }
+    }
+    match (&here, &whole) {
+        (Ok(here), Ok(whole)) => {
+            if touch(here).is_none() {
+                assert_same(here, whole);
+            }
+        }
+        (Err(one), Err(other)) => assert_eq!(rule_of(one), rule_of(other)),
+        // Reading all of it checks all of it.
+        (Ok(_), Err(e)) => {
+            check_error(e);
+            assert_ne!(outcome, Outcome::Valid, "open refuses a valid file: {e}");
+        }
+        (Err(e), Ok(_)) => panic!("open takes what from_bytes does not: {e}"),
+    }
+    drop((mapped, on_demand));
+    std::fs::remove_file(&path).expect("it was written");
+}
+
+/// A file of this process and thread, in memory where there is a place for that.
+pub fn scratch(what: &str) -> std::path::PathBuf {
+    let shm = std::path::Path::new("/dev/shm");
+    let directory = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
+    directory.join(format!("dolmen-fuzz-{}-{what}-{:?}.dolmen", std::process::id(), std::thread::current().id()))
+}

@@ -1,0 +1,261 @@
+//! Replays seeds, vectors and former finds through the checks of the fuzz targets, on any toolchain. See `fuzz/README.md`.
+
+#[allow(dead_code, reason = "the fuzz targets use the rest")]
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fuzz::{Outcome, seal};
+
+type Check = fn(&[u8]) -> Outcome;
+
+/// Each target, its check, and the folders of inputs besides its own.
+const TARGETS: [(&str, Check, &[&str]); 5] = [
+    ("open_bytes", fuzz::open_bytes, &["spec/vectors/accept", "spec/vectors/reject"]),
+    ("open_resealed", fuzz::open_resealed, &["spec/vectors/accept", "spec/vectors/reject"]),
+    ("write_model", fuzz::write_model, &[]),
+    ("values", fuzz::values, &[]),
+    ("safetensors", fuzz::safetensors, &[]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
+fn replay(target: &str) -> BTreeMap<Outcome, usize> {
+    let (_, check, others) = TARGETS.into_iter().find(|(name, ..)| *name == target).unwrap();
+    let own = [format!("fuzz/seeds/{target}"), format!("fuzz/regressions/{target}")];
+    let mut outcomes = BTreeMap::new();
+    for folder in own.iter().map(String::as_str).chain(others.iter().copied()) {
+        for path in files(&root().join(folder)) {
+            println!("{}", path.display());
+            let outcome = check(&std::fs::read(&path).unwrap());
+            *outcomes.entry(outcome).or_default() += 1;
+            if folder.starts_with("spec/vectors") {
+                assert_eq!(outcome == Outcome::Valid, folder.ends_with("accept"), "{}", path.display());
+            }
+        }
+    }
+    println!("{outcomes:?}");
+    outcomes
+}
+
+#[test]
+fn inputs_of_open_bytes_pass() {
+    replay("open_bytes");
+}
+
+#[test]
+fn inputs_of_open_resealed_pass() {
+    replay("open_resealed");
+}
+
+#[test]
+fn inputs_of_write_model_pass() {
+    replay("write_model");
+}
+
+#[test]
+fn inputs_of_values_pass() {
+    replay("values");
+}
+
+#[test]
+fn inputs_of_safetensors_pass() {
+    replay("safetensors");
+}
+
+#[test]
+fn every_valid_vector_is_laid_out_again_byte_for_byte() {
+    let mut same = 0;
+    for path in files(&root().join("spec/vectors/accept")) {
+        let bytes = std::fs::read(&path).unwrap();
+        let image = seal::decode(&bytes).unwrap();
+        assert_eq!(seal::encode(&image, usize::MAX).unwrap(), bytes, "{}", path.display());
+        let mut resealed = bytes.clone();
+        seal::reseal(&mut resealed, 0);
+        assert_eq!(resealed, bytes, "{}", path.display());
+        same += 1;
+    }
+    assert!(same > 40);
+}
+
+#[test]
+fn mutations_get_past_the_checksums() {
+    let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
+    let seeds: Vec<_> = files(&root().join("spec/vectors/accept"))
+        .into_iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .filter(|bytes| bytes.len() < 4096)
+        .collect();
+    // In the place of libFuzzer's own mutations: one byte is changed.
+    let mut random = fuzz::dice::Random(1);
+    let mut change = |bytes: &mut [u8], size: usize, _: usize| {
+        if size > 0 {
+            bytes[random.below(size)] = random.u64() as u8;
+        }
+        size
+    };
+    let mut buffer = vec![0; 16384];
+    for round in 0..4000u32 {
+        let seed = &seeds[round as usize % seeds.len()];
+        buffer[..seed.len()].copy_from_slice(seed);
+        let len = seal::mutate(&mut buffer, seed.len(), 16384, round, &mut change);
+        let len = if round % 2 == 0 { len } else { seal::mutate(&mut buffer, len, 16384, round + 4000, &mut change) };
+        *outcomes.entry(fuzz::open_bytes(&buffer[..len])).or_default() += 1;
+    }
+    println!("{outcomes:?}");
+    let valid = outcomes.get(&Outcome::Valid).copied().unwrap_or(0);
+    assert!(valid > 400, "only {valid} of 4000 mutations are valid files");
+    let rules = outcomes.keys().filter(|outcome| matches!(outcome, Outcome::Opened(_) | Outcome::Refused(_))).count();
+    assert!(rules > 30, "only {rules} rules are broken by 4000 mutations");
+}
+
+/// A file of n bytes can have n/88 tensors that all view n/8200 damaged blocks: a report must not list each block for each tensor.
+#[test]
+fn a_report_does_not_grow_with_tensors_times_damaged_blocks() {
+    let (tensors, blocks) = (4096u32, 512usize);
+    let tensor = |number: u32| seal::Tensor {
+        name: number.to_be_bytes().iter().map(|byte| byte & 0x7F).chain(number.to_string().bytes()).collect(),
+        dtype: 0x10,
+        bits: 8,
+        shape: vec![blocks as u64 * 4096],
+        ..seal::Tensor::default()
+    };
+    let image = seal::Image {
+        alignment_log2: 6,
+        block_log2: 12,
+        storages: vec![vec![0; blocks * 4096]],
+        tensors: (0..tensors).map(tensor).collect(),
+        ..seal::Image::default()
+    };
+    let mut bytes = seal::encode(&image, usize::MAX).unwrap();
+    for block in 0..blocks {
+        bytes[256 + block * 4096] ^= 1;
+    }
+    let checkpoint = dolmen::Checkpoint::from_bytes(&bytes).unwrap();
+    let mut options = dolmen::VerifyOptions::default();
+    options.threads = 1;
+    let (report, peak) = fuzz::heap::peak(|| checkpoint.verify_with(&options).unwrap());
+    assert_eq!(report.problem_count, blocks as u64);
+    assert_eq!(report.damaged.len(), tensors as usize);
+    assert_eq!(report.damaged[0].bad_blocks.len(), blocks);
+    assert!(report.damaged.iter().all(|tensor| !tensor.bad_blocks.is_empty()));
+    assert!(peak < bytes.len() as u64, "{peak} bytes for a report on a file of {}", bytes.len());
+}
+
+#[test]
+fn a_section_given_twice_stays_as_it_was() {
+    let mut builder = dolmen::Builder::new();
+    builder.section(0x8000_0000, b"first".to_vec()).unwrap();
+    builder.section(0x8000_0000, b"second".to_vec()).unwrap_err();
+    let bytes = builder.to_vec().unwrap();
+    let checkpoint = dolmen::Checkpoint::from_bytes(&bytes).unwrap();
+    assert!(checkpoint.unknown_sections().eq([(0x8000_0000, &b"first"[..])]));
+}
+
+#[test]
+fn a_section_of_kind_0_is_carried_along() {
+    let bytes = std::fs::read(root().join("spec/vectors/accept/section-unknown.dolmen")).unwrap();
+    let checkpoint = dolmen::Checkpoint::from_bytes(&bytes).unwrap();
+    let mut builder = dolmen::Builder::new();
+    builder.checkpoint(&checkpoint).unwrap();
+    let copy = builder.to_vec().unwrap();
+    let copy = dolmen::Checkpoint::from_bytes(&copy).unwrap();
+    assert!(copy.verify().unwrap().is_valid());
+    assert_eq!(copy.unknown_sections().next(), Some((0, &b"zero"[..])));
+    assert!(copy.unknown_sections().eq(checkpoint.unknown_sections()));
+}
+
+/// Counts what becomes of the files of a folder: `DOLMEN_CORPUS=fuzz/corpus/open_resealed DOLMEN_TARGET=open_resealed`.
+#[test]
+#[ignore = "for people"]
+fn count_outcomes() {
+    let folder = std::env::var("DOLMEN_CORPUS").expect("DOLMEN_CORPUS is set");
+    let target = std::env::var("DOLMEN_TARGET").expect("DOLMEN_TARGET is set");
+    let (_, check, _) = TARGETS.into_iter().find(|(name, ..)| *name == target).expect("a target");
+    let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
+    let list = std::env::var_os("DOLMEN_VERDICTS");
+    let mut lines = String::new();
+    for path in files(&root().join(folder)) {
+        let outcome = check(&std::fs::read(&path).unwrap());
+        *outcomes.entry(outcome).or_default() += 1;
+        lines += &format!("{}\t{outcome:?}\n", path.display());
+    }
+    if let Some(list) = list {
+        std::fs::write(list, lines).unwrap();
+    }
+    outcomes.iter().for_each(|(outcome, count)| println!("{count:8} {outcome:?}"));
+}
+
+/// Makes the seeds of `fuzz/seeds` anew.
+#[test]
+#[ignore = "writes to fuzz/seeds"]
+fn make_seeds() {
+    let seeds = root().join("fuzz/seeds");
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = seeds.join(target);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
+    };
+    // The values of the vectors: the section alone, after a byte that says which.
+    for folder in ["accept", "reject"] {
+        for path in files(&root().join("spec/vectors").join(folder)) {
+            let bytes = std::fs::read(&path).unwrap();
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            let places = seal::places(&bytes);
+            for (kind, which) in [(6, 1u8), (7, 0)] {
+                let section = &bytes[places.section(kind)];
+                if !section.is_empty() && (folder == "accept" || stem.starts_with("val-") && section.len() < 200) {
+                    write("values", &format!("{stem}-{kind}"), &[&[which], section].concat());
+                }
+            }
+        }
+    }
+    // Operations: any bytes do; these are from a fixed seed, in some lengths.
+    let mut random = fuzz::dice::Random(7);
+    for (number, len) in [8, 20, 40, 80, 160, 300, 600, 900, 1200, 2000, 3000, 4000].into_iter().enumerate() {
+        let bytes: Vec<u8> = (0..len).map(|_| random.u64() as u8).collect();
+        write("write_model", &format!("random-{number:02}"), &bytes);
+    }
+    let guest = |header: &str, data: &[u8]| [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+    let headers = [
+        ("empty", r#"{}"#, 0),
+        ("metadata-alone", r#"{"__metadata__":{"format":"pt"}}"#, 0),
+        ("one-f32", r#"{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#, 16),
+        ("padded", "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}      ", 16),
+        ("scalar", r#"{"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]}}"#, 8),
+        (
+            "zero",
+            r#"{"z":{"dtype":"BF16","shape":[0,3],"data_offsets":[0,0]},"y":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#,
+            1,
+        ),
+        ("bool", r#"{"b":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]}}"#, 3),
+        (
+            "f8",
+            r#"{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"F8_E5M2","shape":[2],"data_offsets":[2,4]}}"#,
+            4,
+        ),
+        ("f4", r#"{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}"#, 2),
+        (
+            "twice",
+            r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#,
+            1,
+        ),
+        ("hole", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#, 2),
+        ("escape", r#"{"\u0061\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 1),
+        ("overflow", r#"{"a":{"dtype":"U8","shape":[9223372036854775807,4],"data_offsets":[0,1]}}"#, 1),
+    ];
+    for (name, header, len) in headers {
+        write("safetensors", name, &guest(header, &vec![1; len]));
+    }
+}
