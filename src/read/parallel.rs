@@ -1,12 +1,19 @@
 //! Work shared out over threads.
 
 use std::num::NonZero;
+use std::sync::OnceLock;
 
 use crate::error::Result;
 
 /// How many threads to use when the caller names none.
+///
+/// The machine is asked once: that takes reading some files, which would be most of what opening a small file costs.
 pub(crate) fn default_threads() -> usize {
-    if cfg!(feature = "parallel") { std::thread::available_parallelism().map_or(1, NonZero::get) } else { 1 }
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    if !cfg!(feature = "parallel") {
+        return 1;
+    }
+    *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Calls `work` for each item, on up to `threads` threads, and gives the first error in the order of discovery.
