@@ -35,7 +35,7 @@ impl OpenOptions {
         self
     }
 
-    /// How many threads [`open`](Self::open) reads and verifies with.
+    /// How many threads [`open`](Self::open) reads and verifies with, and the first touch of a large tensor verifies with.
     pub fn threads(mut self, threads: usize) -> OpenOptions {
         self.threads = threads.max(1);
         self
@@ -47,13 +47,14 @@ impl OpenOptions {
     /// As [`Checkpoint::open`].
     #[cfg(feature = "fs")]
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Checkpoint> {
-        at(path.as_ref(), |file, _| match recognise(&file, &self.limits)? {
+        let open = |file, _| match recognise(&file, &self.limits)? {
             None => crate::read::load(&file, &self.limits, self.threads),
             Some(guest) => {
                 let bytes = crate::read::read_whole(&file, self.threads)?;
                 Checkpoint::of_guest(Source::Heap(bytes), guest, self.limits)
             }
-        })
+        };
+        at(path.as_ref(), open).map(|checkpoint| checkpoint.with_threads(self.threads))
     }
 
     /// As [`Checkpoint::open_on_demand`].
@@ -98,10 +99,11 @@ impl OpenOptions {
     }
 
     fn source(&self, source: Source) -> Result<Checkpoint> {
-        match recognise(&source, &self.limits)? {
+        let checkpoint = match recognise(&source, &self.limits)? {
             None => Checkpoint::of_source(source, self.limits),
             Some(guest) => Checkpoint::of_guest(source, guest, self.limits),
-        }
+        };
+        checkpoint.map(|checkpoint| checkpoint.with_threads(self.threads))
     }
 }
 

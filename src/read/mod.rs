@@ -83,6 +83,8 @@ pub struct Checkpoint {
     loaded: OnceLock<Box<[OnceLock<AlignedBytes>]>>,
     verified: AtomicSet,
     limits: Limits,
+    /// How many threads verify the first touch of a long range.
+    threads: usize,
     path: Option<PathBuf>,
 }
 
@@ -107,6 +109,7 @@ impl Checkpoint {
             loaded: OnceLock::new(),
             verified: AtomicSet::new(0),
             limits,
+            threads: default_threads(),
             path: None,
         };
         checkpoint.verified = AtomicSet::new(checkpoint.index().block_count());
@@ -127,6 +130,11 @@ impl Checkpoint {
     #[cfg(feature = "fs")]
     pub(crate) fn at_path(mut self, path: &Path) -> Checkpoint {
         self.path = Some(path.to_path_buf());
+        self
+    }
+
+    pub(crate) fn with_threads(mut self, threads: usize) -> Checkpoint {
+        self.threads = threads;
         self
     }
 
@@ -463,7 +471,7 @@ impl Checkpoint {
         if range.end.saturating_sub(range.start) < PARALLEL_LEN {
             return blocks.into_iter().try_for_each(check);
         }
-        parallel::for_each(parallel::default_threads(), blocks, || (), |(), block| check(block))
+        parallel::for_each(self.threads, blocks, || (), |(), block| check(block))
     }
 
     fn in_file(&self, e: Error) -> Error {
