@@ -76,7 +76,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
                 tensors
             })
         };
-        let header = Checkpoint::open_on_demand(&dolmen).unwrap().header().clone();
+        let header = *Checkpoint::open_on_demand(&dolmen).unwrap().header();
         let bytes = std::fs::read(&dolmen).unwrap();
         let index = &bytes[header.index_offset() as usize..][..header.index_len() as usize];
         let [by_map, on_demand, by_peer, crc] = in_turns(
