@@ -237,7 +237,8 @@ fn every_truncation_is_an_error() {
             }
             // Long archives are tried at their ends only: it takes a file each.
             if which > 0 && (len < 300 || len + 300 > sample.len()) {
-                imported(cut).map_or((), |content| assert_eq!(Some(&content), whole.as_ref(), "{which} cut to {len}"));
+                let content = imported(cut).ok();
+                assert!(content.is_none() || content == whole, "sample {which} cut to {len}");
             }
         }
     }
@@ -732,6 +733,12 @@ fn archives_that_are_not_in_order_are_refused() {
     assert_eq!(places.len(), 2);
     places.iter().for_each(|&at| twice[at] = b'a');
     refused(&twice, ErrorKind::Malformed, "same name");
+
+    // Two entries over the same bytes.
+    let mut shared = archive(&[("a.npy", &array), ("b.npy", &array)]);
+    let second = shared.windows(4).rposition(|at| at == b"PK\x01\x02").unwrap();
+    shared[second + 42..second + 46].fill(0);
+    refused(&shared, ErrorKind::Malformed, "overlap");
 
     // A claim of more than deflate can do: the length in the directory, which the header of the array agrees with.
     let mut header = String::from("{'descr': '|u1', 'fortran_order': False, 'shape': (1073741824,), }");

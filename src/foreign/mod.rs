@@ -7,7 +7,7 @@
 //! | [`npy`], big-endian | | yes | |
 //! | [`npz`] | | yes | yes |
 //!
-//! The front door asks [`read_index`] about every file that is not a Dolmen file; what it finds is opened by
+//! The front door asks `read_index` about every file that is not a Dolmen file; what it finds is opened by
 //! [`Checkpoint`](crate::Checkpoint) like any other. The command calls [`convert()`]. What a format could not hold is told in [`Notes`].
 //!
 //! None of these formats has checksums of its own that a reader could use in place: their data is given as it is
