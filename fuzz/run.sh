@@ -37,7 +37,7 @@ fuzz() {
     case $target in values | open_bytes) options+=(-dict=dolmen.dict) ;; esac
     if cargo +nightly fuzz run -s "$sanitizer" "$target" "${folders[@]}" -- "${options[@]}" > "$log" 2>&1; then
         local done executions
-        done=$(grep -a ' DONE ' "$log" | tail -n 1)
+        done=$(grep -a 'DONE   cov:' "$log" | tail -n 1)
         executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         echo "$target: $executions executions in ${each} s, $(grep -ao 'cov: [0-9]* ft: [0-9]*' <<< "$done"), nothing found"
     else
