@@ -2,18 +2,26 @@
 //!
 //! `read` and `write` know nothing of each other; the front door joins them here.
 
+use std::io;
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::read::{Checkpoint, TensorView};
-use crate::write::{Builder, IntoTensor, TensorData};
+use crate::write::{Builder, IntoTensor, StorageSource, TensorData, View};
+
+impl StorageSource for Checkpoint {
+    fn copy_storage(&self, storage: u32, range: Range<u64>, out: &mut dyn io::Write) -> Result<()> {
+        self.stream_storage(storage, range, |bytes| out.write_all(bytes).map_err(|e| Error::io("cannot write", e)))
+            .map_err(|e| self.in_file(e))
+    }
+}
 
 impl<'a> IntoTensor<'a> for TensorView<'a> {
     /// The tensor with its strides; its bytes are read, and verified, when they are written.
     fn into_tensor(self) -> Result<TensorData<'a>> {
         let strides = self.explicit_strides().map(<[u64]>::to_vec);
-        let len = self.byte_len();
-        Ok(TensorData::streamed(self.dtype(), self.shape().to_vec(), strides, len, move |out| {
-            self.stream_extent(|bytes| out.write_all(bytes).map_err(|e| Error::io("cannot write", e)))
-        }))
+        let (storage, range) = (self.storage(), self.range_in_storage());
+        Ok(TensorData::copied(self.dtype(), self.shape().to_vec(), strides, self.checkpoint(), storage, range))
     }
 }
 
@@ -30,22 +38,27 @@ impl<'a> Builder<'a> {
     /// Metadata entries of the same key are replaced, as is the document, if the other one has one.
     ///
     /// # Errors
-    /// What is broken in the other one's index; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a name that was added before. What is
-    /// damaged in its data is found when this builder is saved.
+    /// What is broken in the other one's index; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a name or a section that was
+    /// added before. Nothing has been added then. What is damaged in its data is found when this builder is saved.
     pub fn checkpoint(&mut self, other: &'a Checkpoint) -> Result<&mut Self> {
-        use crate::write::View;
+        // All that can be refused is looked at before anything is added.
         let mut by_storage: Vec<Vec<TensorView<'a>>> = vec![Vec::new(); other.storage_count()];
         for tensor in other.tensors() {
             let tensor = tensor?;
+            if self.contains(tensor.name()) {
+                return Err(Error::invalid("a tensor of this name was added before").with_tensor(tensor.name()));
+            }
             if let Some(views) = by_storage.get_mut(tensor.storage() as usize) {
                 views.push(tensor);
             }
         }
-        for views in by_storage {
+        let (metadata, document) = (other.metadata()?, other.document()?);
+        if let Some((kind, _)) = other.unknown_sections().find(|(kind, _)| self.has_section(*kind)) {
+            return Err(Error::invalid(format!("a section of kind {kind} was added before")));
+        }
+        for (number, views) in (0..).zip(by_storage) {
             let Some(&first) = views.first() else { continue };
-            let storage = self.streamed_storage(first.storage_len()?, move |out| {
-                first.stream_storage(|bytes| out.write_all(bytes).map_err(|e| Error::io("cannot write", e)))
-            })?;
+            let storage = self.copied_storage(other, number, first.storage_len()?)?;
             for tensor in views {
                 let mut view = View::new(tensor.dtype(), tensor.shape())?.start(tensor.start());
                 if let Some(strides) = tensor.explicit_strides() {
@@ -54,10 +67,10 @@ impl<'a> Builder<'a> {
                 self.view(tensor.name(), storage, view)?;
             }
         }
-        for (key, value) in other.metadata()? {
+        for (key, value) in metadata {
             self.metadata(key, value);
         }
-        if let Some(document) = other.document()? {
+        if let Some(document) = document {
             self.document(document);
         }
         for (kind, bytes) in other.unknown_sections() {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use dolmen::bytemuck::{Pod, cast_slice};
+use bytemuck::{Pod, cast_slice};
 use dolmen::format::value::Dict;
 use dolmen::half::{bf16, f16};
 use dolmen::{Builder, Checkpoint, DType, Element, FileOptions, IntoShape, TensorData, Value, View};

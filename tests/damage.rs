@@ -244,7 +244,8 @@ fn a_damaged_block_is_named_with_the_tensors_that_touch_it() {
                             assert!(touches, "{name}: {e}");
                             assert_eq!(bad_block(&e), (Some("BLK-1"), Some(*name), Some(in_file.start)));
                             assert_eq!(e.kind(), ErrorKind::Corrupt);
-                            assert_ne!(e.expected(), e.found());
+                            // The CRC is computed, and told, the first time alone.
+                            assert!(e.expected().is_none() || e.expected() != e.found());
                         }
                     }
                     // Asked for explicitly, the bytes are there, damaged or not.

@@ -10,7 +10,7 @@ use common::{IntoReader, Random, one_thread, reseal, reseal_header, sha256, smal
 use dolmen::format::value::{Dict, DictKind, Global, Object, TensorRef, Value};
 use dolmen::{
     Builder, Checkpoint, DType, Durability, Element, ErrorKind, FileOptions, SaveOptions, TensorData, TensorView, View,
-    Writer, bytemuck, half, verify_source,
+    Writer, half, verify_source,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -418,7 +418,8 @@ fn check_as<T: Element>(tensor: &TensorView<'_>, right: &[u8]) {
         (Ok(slice), contiguous) => {
             assert!(contiguous);
             assert_eq!(bytemuck::cast_slice::<T, u8>(slice), right);
-            assert_eq!(slice.as_ptr().cast(), tensor.bytes().unwrap().as_ptr(), "borrowed where it lies");
+            let borrowed = slice.as_ptr().cast() == tensor.bytes().unwrap().as_ptr();
+            assert!(borrowed || slice.is_empty(), "it is not borrowed where it lies");
         }
         (Err(e), true) => assert_eq!((e.kind(), valid), (ErrorKind::Malformed, false), "{e}"),
         (Err(e), false) => assert_eq!(e.kind(), ErrorKind::InvalidInput),
@@ -651,9 +652,6 @@ proptest! {
             prop_assert_eq!(data_offset % opened.header().alignment(), 0);
         }
         prop_assert_eq!(plan.place("no tensor \u{0} has this name"), None);
-        let mut written = Vec::new();
-        plan.write_to(&mut written).unwrap();
-        prop_assert!(written == bytes);
     }
 
     #[test]

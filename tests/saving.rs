@@ -460,7 +460,7 @@ fn a_deferred_tensor_that_gives_too_few_too_many_or_other_bytes_is_refused() {
     }
     // Asked twice, as `write_to` must, it gives something else the second time.
     let count = AtomicUsize::new(0);
-    let fickle = TensorData::deferred(DType::U8, [1u64], |out: &mut dyn Write| {
+    let fickle = TensorData::deferred(DType::U8, [1u64], move |out: &mut dyn Write| {
         out.write_all(&[count.fetch_add(1, Ordering::Relaxed) as u8]).map_err(|e| Error::io("cannot write", e))
     });
     let mut b = Builder::new();

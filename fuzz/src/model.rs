@@ -320,7 +320,7 @@ fn check_written(builder: &Builder<'_>, model: &Model, options: FileOptions) -> 
         return Outcome::Refused("plan");
     };
     let mut out = Vec::new();
-    let written = plan.write_to(&mut out);
+    let written = builder.write_to(&mut out);
     let Some(file) = agree(builder.to_vec(), model.content_right(), "the file") else {
         agree(written, false, "writing");
         return Outcome::Refused("content");

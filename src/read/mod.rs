@@ -81,7 +81,10 @@ pub struct Checkpoint {
     /// Storages that were read on demand, by number.
     #[cfg(feature = "fs")]
     loaded: OnceLock<Box<[OnceLock<AlignedBytes>]>>,
+    /// Blocks whose CRC was found right.
     verified: AtomicSet,
+    /// Blocks whose CRC was found wrong: however many tensors touch one, it is computed once.
+    damaged: AtomicSet,
     limits: Limits,
     /// How many threads verify the first touch of a long range.
     threads: usize,
@@ -108,11 +111,14 @@ impl Checkpoint {
             #[cfg(feature = "fs")]
             loaded: OnceLock::new(),
             verified: AtomicSet::new(0),
+            damaged: AtomicSet::new(0),
             limits,
             threads: default_threads(),
             path: None,
         };
-        checkpoint.verified = AtomicSet::new(checkpoint.index().block_count());
+        let block_count = checkpoint.index().block_count();
+        checkpoint.verified = AtomicSet::new(block_count);
+        checkpoint.damaged = AtomicSet::new(block_count);
         checkpoint
     }
 
@@ -458,15 +464,20 @@ impl Checkpoint {
             return Ok(());
         }
         let check = |block: u64| {
-            if storage.block(block).is_some_and(|(_, among_all)| self.verified.contains(among_all)) {
+            let place = span::block_range(header, storage, block);
+            let Some((_, among_all)) = storage.block(block) else { return Err(window::outside(&place)) };
+            if self.verified.contains(among_all) {
                 return Ok(());
             }
-            let place = span::block_range(header, storage, block);
+            if self.damaged.contains(among_all) {
+                return Err(verify::block_known_damaged(number, block, &place));
+            }
             let start = storage.data_offset;
             let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
-            let among_all = check_block(storage, number, block, &place, bytes)?;
-            self.verified.insert(among_all);
-            Ok(())
+            let checked = check_block(storage, number, block, &place, bytes);
+            let known = if checked.is_ok() { &self.verified } else { &self.damaged };
+            known.insert(among_all);
+            checked.map(drop)
         };
         if range.end.saturating_sub(range.start) < PARALLEL_LEN {
             return blocks.into_iter().try_for_each(check);
@@ -474,7 +485,7 @@ impl Checkpoint {
         parallel::for_each(self.threads, blocks, || (), |(), block| check(block))
     }
 
-    fn in_file(&self, e: Error) -> Error {
+    pub(crate) fn in_file(&self, e: Error) -> Error {
         match &self.path {
             Some(path) => e.with_path(path),
             None => e,

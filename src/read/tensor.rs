@@ -83,7 +83,12 @@ impl<'a> TensorView<'a> {
         self.entry.start
     }
 
-    pub(super) fn checkpoint(&self) -> &'a Checkpoint {
+    /// The bytes of its storage that it reaches over.
+    pub(crate) fn range_in_storage(&self) -> Range<u64> {
+        self.entry.range()
+    }
+
+    pub(crate) fn checkpoint(&self) -> &'a Checkpoint {
         self.checkpoint
     }
 

@@ -369,6 +369,18 @@ pub(crate) fn block_damaged(storage: u32, block: u64, range: &Range<u64>, expect
         .with_advice(DAMAGED_ADVICE)
 }
 
+/// The error for a block whose CRC was found to disagree before.
+#[cold]
+pub(crate) fn block_known_damaged(storage: u32, block: u64, range: &Range<u64>) -> Error {
+    BLK_1
+        .broken(format!(
+            "block {block} of storage {storage}, bytes {} to {} of the file, was found damaged before",
+            range.start, range.end
+        ))
+        .with_offset(range.start)
+        .with_advice(DAMAGED_ADVICE)
+}
+
 /// The tensors that touch damaged blocks.
 fn damaged_tensors(header: &Header, index: &Index<'_>, mut bad_blocks: Vec<BadBlock>) -> Result<Vec<DamagedTensor>> {
     if bad_blocks.is_empty() {

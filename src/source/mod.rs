@@ -30,6 +30,26 @@ pub trait ReadAt: Send + Sync {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()>;
 }
 
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        (**self).byte_len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        (**self).read_exact_at(buffer, offset)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        self.as_slice().byte_len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.as_slice().read_exact_at(buffer, offset)
+    }
+}
+
 impl ReadAt for [u8] {
     fn byte_len(&self) -> std::io::Result<u64> {
         Ok(self.len() as u64)

@@ -158,8 +158,14 @@ impl<S: Sink> Assembler<S> {
     }
 
     /// Begins a record that introduces a storage. With no declared length, the tensor's first dim is 0 and will be known
-    /// when the record ends.
-    pub(crate) fn begin(&mut self, name: &str, mut tensor: Tensor, declared_len: Option<u64>) -> Result<()> {
+    /// when the record ends. A `copy` is carried along as it is; the elements of what is new are checked.
+    pub(crate) fn begin(
+        &mut self,
+        name: &str,
+        mut tensor: Tensor,
+        declared_len: Option<u64>,
+        copy: bool,
+    ) -> Result<()> {
         self.check_new_name(name)?;
         check_tensor(name, &tensor, declared_len.unwrap_or(u64::MAX))?;
         let number = self.catalog.storages.len();
@@ -191,7 +197,7 @@ impl<S: Sink> Assembler<S> {
         let blocks = std::mem::take(&mut self.catalog.blocks);
         self.open = Some(OpenRecord {
             name: name.to_owned(),
-            check: if declared_len.is_some() { ContentCheck::new(&tensor) } else { ContentCheck::None },
+            check: if declared_len.is_some() && !copy { ContentCheck::new(&tensor) } else { ContentCheck::None },
             tensor,
             record_offset,
             data_offset,

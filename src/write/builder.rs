@@ -7,7 +7,7 @@ use super::FileOptions;
 use super::assembler::{Assembler, Known};
 use super::plan::Plan;
 use super::sink::{Nowhere, Sequential, Sink};
-use super::tensor_data::{Bytes, IntoTensor, TensorData, View, canonical_strides, contiguous_len};
+use super::tensor_data::{Bytes, IntoTensor, StorageSource, TensorData, View, canonical_strides, contiguous_len};
 use crate::error::{Error, Result};
 use crate::format::catalog::{Catalog, Extras, Tensor, check_tensor};
 use crate::format::header::Header;
@@ -108,13 +108,32 @@ impl<'a> Builder<'a> {
         self.storage_from(Bytes::Here(bytes.into()))
     }
 
-    /// Adds a storage whose bytes are produced when it is written: one of another checkpoint.
-    pub(crate) fn streamed_storage(
+    /// Adds a storage of `len` bytes that are produced when the file is written, never all in memory, as
+    /// [`TensorData::deferred`] does it. At least one tensor must view it.
+    ///
+    /// # Errors
+    /// As [`storage`](Self::storage).
+    pub fn deferred_storage(
         &mut self,
         len: u64,
-        produce: impl Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'a,
+        produce: impl Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'static,
     ) -> Result<StorageId> {
         self.storage_from(Bytes::Deferred(len, Box::new(produce)))
+    }
+
+    /// Adds a storage of another checkpoint.
+    pub(crate) fn copied_storage(
+        &mut self,
+        source: &'a dyn StorageSource,
+        storage: u32,
+        len: u64,
+    ) -> Result<StorageId> {
+        self.storage_from(Bytes::Copied { source, storage, range: 0..len })
+    }
+
+    /// Whether a tensor of that name was added.
+    pub fn contains(&self, name: &str) -> bool {
+        self.names.contains_key(name)
     }
 
     fn storage_from(&mut self, bytes: Bytes<'a>) -> Result<StorageId> {
@@ -210,6 +229,11 @@ impl<'a> Builder<'a> {
     /// Carries along a section that this version does not know.
     pub(crate) fn carried_section(&mut self, kind: u32, bytes: Vec<u8>) -> Result<()> {
         self.extras.section(kind, bytes)
+    }
+
+    /// Whether a section of that kind was added.
+    pub(crate) fn has_section(&self, kind: u32) -> bool {
+        self.extras.sections.contains_key(&kind)
     }
 
     /// How many tensors were added.
@@ -321,14 +345,14 @@ impl<'a> Builder<'a> {
             match introduced {
                 None => assembler.view(name, tensor)?,
                 Some(bytes) => {
-                    assembler.begin(name, tensor, Some(bytes.len()))?;
+                    assembler.begin(name, tensor, Some(bytes.len()), bytes.is_copy())?;
                     match bytes {
                         Bytes::Here(bytes) => assembler.data(bytes)?,
-                        Bytes::Deferred(_, produce) => {
+                        _ => {
                             let mut out = DataOut { assembler: &mut assembler, error: None };
-                            let produced = produce(&mut out);
-                            // What went wrong here is told rather than what `produce` made of it.
-                            out.error.take().map_or(produced, Err).map_err(|e| e.with_tensor(name))?;
+                            let written = bytes.write(&mut out);
+                            // What went wrong here is told rather than what the producer made of it.
+                            out.error.take().map_or(written, Err).map_err(|e| e.with_tensor(name))?;
                         }
                     }
                     assembler.end(None)?;

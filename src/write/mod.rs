@@ -16,6 +16,7 @@ pub use builder::{Builder, StorageId};
 pub use plan::Plan;
 #[cfg(feature = "fs")]
 pub use stream::{TensorWriter, Writer};
+pub(crate) use tensor_data::StorageSource;
 pub use tensor_data::{IntoShape, IntoTensor, TensorData, View};
 
 use crate::error::{Error, Result};

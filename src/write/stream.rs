@@ -123,15 +123,15 @@ impl Writer {
         let tensor = Tensor { dtype, shape, strides, storage: 0, start: 0 };
         catalog::check_tensor(name, &tensor, bytes.len()).map_err(|e| wrong(e, &self.path))?;
         self.check_new_name(name)?;
-        self.step(|assembler| assembler.begin(name, tensor, Some(bytes.len())))?;
+        self.step(|assembler| assembler.begin(name, tensor, Some(bytes.len()), bytes.is_copy()))?;
         match &bytes {
             Bytes::Here(bytes) => self.step(|assembler| assembler.data(bytes))?,
-            Bytes::Deferred(_, produce) => {
+            _ => {
                 let mut out = TensorWriter::new(self, name, 0, Declared::Length);
-                let produced = produce(&mut out).map_err(|e| e.with_tensor(name));
-                // What went wrong here is told rather than what `produce` made of it.
+                let written = bytes.write(&mut out).map_err(|e| e.with_tensor(name));
+                // What went wrong here is told rather than what the producer made of it.
                 let failed = out.error.take();
-                failed.map_or(produced, Err).inspect_err(|e| self.failed = Some(e.reason()))?;
+                failed.map_or(written, Err).inspect_err(|e| self.failed = Some(e.reason()))?;
             }
         }
         self.step(|assembler| assembler.end(None))
@@ -148,7 +148,7 @@ impl Writer {
         let tensor = Tensor { dtype, shape, strides: None, storage: 0, start: 0 };
         catalog::check_tensor(name, &tensor, len).map_err(|e| wrong(e, &self.path))?;
         self.check_new_name(name)?;
-        self.step(|assembler| assembler.begin(name, tensor, Some(len)))?;
+        self.step(|assembler| assembler.begin(name, tensor, Some(len), false))?;
         Ok(TensorWriter::new(self, name, 0, Declared::Length))
     }
 
@@ -171,7 +171,7 @@ impl Writer {
         let tensor = Tensor { dtype, shape, strides: None, storage: 0, start: 0 };
         catalog::check_tensor(name, &tensor, u64::MAX).map_err(|e| wrong(e, &self.path))?;
         self.check_new_name(name)?;
-        self.step(|assembler| assembler.begin(name, tensor, None))?;
+        self.step(|assembler| assembler.begin(name, tensor, None, false))?;
         Ok(TensorWriter::new(self, name, row_len, Declared::Rows))
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::format::dtype::{DType, Element};
@@ -18,21 +19,47 @@ pub struct TensorData<'a> {
 }
 
 /// Writes a storage's bytes.
-pub(crate) type Produce<'a> = Box<dyn Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'a>;
+///
+/// It borrows nothing: a [`Builder`](crate::Builder) that held a borrowing closure would have to be dropped before what it borrows from,
+/// and so could not be made before the data.
+pub(crate) type Produce = Box<dyn Fn(&mut dyn io::Write) -> Result<()> + Send + Sync>;
+
+/// What storages can be copied from: another checkpoint.
+pub(crate) trait StorageSource: Sync {
+    /// Writes a range of a storage's bytes, verified.
+    fn copy_storage(&self, storage: u32, range: Range<u64>, out: &mut dyn io::Write) -> Result<()>;
+}
 
 /// Where a storage's bytes come from.
 pub(crate) enum Bytes<'a> {
     /// They are here.
     Here(Cow<'a, [u8]>),
+    /// They are read, and verified, when they are written.
+    Copied { source: &'a dyn StorageSource, storage: u32, range: Range<u64> },
     /// They are produced when they are written.
-    Deferred(u64, Produce<'a>),
+    Deferred(u64, Produce),
 }
 
 impl Bytes<'_> {
     pub(crate) fn len(&self) -> u64 {
         match self {
             Bytes::Here(bytes) => bytes.len() as u64,
+            Bytes::Copied { range, .. } => range.end.saturating_sub(range.start),
             Bytes::Deferred(len, _) => *len,
+        }
+    }
+
+    /// Whether what they are is the affair of whoever wrote them first: they are carried along as they are.
+    pub(crate) fn is_copy(&self) -> bool {
+        matches!(self, Bytes::Copied { .. })
+    }
+
+    /// Writes them all.
+    pub(crate) fn write(&self, out: &mut dyn io::Write) -> Result<()> {
+        match self {
+            Bytes::Here(bytes) => out.write_all(bytes).map_err(|e| Error::io("cannot write", e)),
+            Bytes::Copied { source, storage, range } => source.copy_storage(*storage, range.clone(), out),
+            Bytes::Deferred(_, produce) => produce(out),
         }
     }
 }
@@ -77,29 +104,30 @@ impl<'a> TensorData<'a> {
 
     /// A contiguous tensor whose bytes are produced when the file is written, never all in memory.
     ///
-    /// `produce` writes exactly the tensor's bytes, the same each time it is called.
+    /// `produce` writes exactly the tensor's bytes, the same each time it is called. It owns what it needs.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a shape that overflows or has negative numbers.
     pub fn deferred(
         dtype: DType,
         shape: impl IntoShape,
-        produce: impl Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'a,
+        produce: impl Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'static,
     ) -> Result<TensorData<'a>> {
         let shape = shape.into_shape()?;
         let len = contiguous_len(dtype, &shape)?;
         Ok(TensorData { dtype, shape, strides: None, bytes: Bytes::Deferred(len, Box::new(produce)) })
     }
 
-    /// A tensor, strided or not, whose storage is produced when it is written: a tensor of another checkpoint.
-    pub(crate) fn streamed(
+    /// A tensor, strided or not, of another checkpoint.
+    pub(crate) fn copied(
         dtype: DType,
         shape: Vec<u64>,
         strides: Option<Vec<u64>>,
-        len: u64,
-        produce: impl Fn(&mut dyn io::Write) -> Result<()> + Send + Sync + 'a,
+        source: &'a dyn StorageSource,
+        storage: u32,
+        range: Range<u64>,
     ) -> TensorData<'a> {
-        TensorData { dtype, shape, strides, bytes: Bytes::Deferred(len, Box::new(produce)) }
+        TensorData { dtype, shape, strides, bytes: Bytes::Copied { source, storage, range } }
     }
 }
 
@@ -154,8 +182,8 @@ pub(crate) fn canonical_strides(shape: &[u64], strides: Option<Vec<u64>>) -> Opt
 ///
 /// ```
 /// # use dolmen::{Builder, half::bf16};
-/// let weights = vec![0.5f32; 6];
 /// let mut b = Builder::new();
+/// let weights = vec![0.5f32; 6];
 /// b.tensor("vector", &weights)?;
 /// b.tensor("matrix", (&weights, [2, 3]))?;
 /// b.tensor("scalar", (&[1i64], ()))?;

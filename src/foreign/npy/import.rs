@@ -37,7 +37,7 @@ fn add(path: &Path, builder: &mut Builder<'_>) -> Result<Notes> {
         view = view.strides(strides)?;
     }
     let path = path.to_path_buf();
-    let storage = builder.streamed_storage(header.data_len, move |out| {
+    let storage = builder.deferred_storage(header.data_len, move |out| {
         let mut from = Positioned::new(&file).map_err(|e| e.with_path(&path))?;
         from.skip_to(header.data_at);
         copy_elements(&mut from, header.data_len, header.element.swap, out).map_err(|e| e.with_path(&path))

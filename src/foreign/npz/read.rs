@@ -58,7 +58,7 @@ fn add(path: &Path, builder: &mut Builder<'_>) -> Result<Notes> {
             view = view.strides(strides)?;
         }
         let (archive, path) = (Arc::clone(&archive), path.to_path_buf());
-        let storage = builder.streamed_storage(array.header.data_len, move |out| {
+        let storage = builder.deferred_storage(array.header.data_len, move |out| {
             let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
             array.copy(&mut archive, out).map_err(|e| e.with_tensor(&array.name).with_path(&path))
         })?;
