@@ -142,7 +142,7 @@ pub fn touch(checkpoint: &Checkpoint) -> Option<String> {
     let header = checkpoint.header();
     let _ = (header.minor(), header.file_len(), header.index_offset(), header.index_len(), checkpoint.format_version());
     assert_eq!(checkpoint.len(), checkpoint.tensors().len());
-    assert_eq!(checkpoint.is_empty(), checkpoint.is_empty());
+    assert_eq!(checkpoint.is_empty(), checkpoint.tensors().next().is_none());
     faults.take("index", checkpoint.check_index());
     let indexed = faults.0.is_none();
     if let Some(metadata) = faults.take("metadata", checkpoint.metadata()) {
