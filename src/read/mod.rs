@@ -40,6 +40,11 @@ use touched::AtomicSet;
 
 /// Bytes from which on the first touch of a range is verified by several threads.
 const PARALLEL_LEN: u64 = 16 << 20;
+/// How far the disk is asked to be ahead of the CRC, at the first touch of a mapped range: several threads, each at another place,
+/// look like random access to the system, and it reads ahead little.
+const AHEAD_LEN: u64 = 32 << 20;
+/// Shorter ranges are left to the system.
+const LEAST_AHEAD_LEN: u64 = 2 << 20;
 
 /// An open file of tensors.
 ///
@@ -421,7 +426,21 @@ impl Checkpoint {
         if self.verified.contains_all(first + blocks.start as usize..first + blocks.end as usize) {
             return Ok(());
         }
+        let wanted = range.end - range.start;
+        let end = storage.data_offset + range.end;
+        let read_ahead = |from: u64, len: u64| {
+            if wanted >= LEAST_AHEAD_LEN && from < end {
+                self.source.read_ahead(from, len.min(end - from));
+            }
+        };
+        read_ahead(storage.data_offset + range.start, AHEAD_LEN);
+        let ahead_blocks = (AHEAD_LEN >> header.block_log2).max(1);
+        let first_wanted = blocks.start;
         let check = |block: u64| {
+            if (block - first_wanted).is_multiple_of(ahead_blocks) {
+                let len = ahead_blocks * header.block_len();
+                read_ahead(storage.data_offset + block * header.block_len() + len, len);
+            }
             if self.verified.contains(first + block as usize) {
                 return Ok(());
             }
@@ -431,7 +450,7 @@ impl Checkpoint {
             self.verified.insert(number);
             Ok(())
         };
-        if range.end - range.start < PARALLEL_LEN {
+        if wanted < PARALLEL_LEN {
             return blocks.into_iter().try_for_each(check);
         }
         parallel::for_each(self.threads, blocks, || (), |(), block| check(block))
