@@ -40,11 +40,8 @@ use touched::AtomicSet;
 
 /// Bytes from which on the first touch of a range is verified by several threads.
 const PARALLEL_LEN: u64 = 16 << 20;
-/// How far the disk is asked to be ahead of the CRC, at the first touch of a mapped range: several threads, each at another place,
-/// look like random access to the system, and it reads ahead little.
-const AHEAD_LEN: u64 = 32 << 20;
-/// Shorter ranges are left to the system.
-const LEAST_AHEAD_LEN: u64 = 2 << 20;
+/// So many bytes are verified first, to see how fast they come.
+const SAMPLE_LEN: u64 = 1 << 20;
 
 /// An open file of tensors.
 ///
@@ -426,21 +423,7 @@ impl Checkpoint {
         if self.verified.contains_all(first + blocks.start as usize..first + blocks.end as usize) {
             return Ok(());
         }
-        let wanted = range.end - range.start;
-        let end = storage.data_offset + range.end;
-        let read_ahead = |from: u64, len: u64| {
-            if wanted >= LEAST_AHEAD_LEN && from < end {
-                self.source.read_ahead(from, len.min(end - from));
-            }
-        };
-        read_ahead(storage.data_offset + range.start, AHEAD_LEN);
-        let ahead_blocks = (AHEAD_LEN >> header.block_log2).max(1);
-        let first_wanted = blocks.start;
         let check = |block: u64| {
-            if (block - first_wanted).is_multiple_of(ahead_blocks) {
-                let len = ahead_blocks * header.block_len();
-                read_ahead(storage.data_offset + block * header.block_len() + len, len);
-            }
             if self.verified.contains(first + block as usize) {
                 return Ok(());
             }
@@ -450,7 +433,17 @@ impl Checkpoint {
             self.verified.insert(number);
             Ok(())
         };
-        if wanted < PARALLEL_LEN {
+        if self.threads <= 1 || range.end - range.start < PARALLEL_LEN {
+            return blocks.into_iter().try_for_each(check);
+        }
+        // Bytes that come slower than a thread verifies them come from the disk. Several threads, each at another place, look like
+        // random access to the system then, and it reads ahead too little: one after the other they come sooner.
+        let sampled = blocks.start.saturating_add((SAMPLE_LEN >> header.block_log2).max(1)).min(blocks.end);
+        let begin = std::time::Instant::now();
+        (blocks.start..sampled).try_for_each(check)?;
+        let from_disk = begin.elapsed().as_nanos() > u128::from((sampled - blocks.start) * header.block_len());
+        let blocks = sampled..blocks.end;
+        if from_disk {
             return blocks.into_iter().try_for_each(check);
         }
         parallel::for_each(self.threads, blocks, || (), |(), block| check(block))
