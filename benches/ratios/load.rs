@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::machine::{self, Machine};
-use crate::measure::{Cache, Case, Row, Samples, Table, in_turns, time};
+use crate::measure::{Cache, Case, Row, Samples, Table, Taken, in_turns, time};
 use crate::open::name;
 
 /// Tensors of the file.
@@ -97,7 +97,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
             map
         })
     };
-    let at_most = machine.at_most(40);
+    let at_most = machine.at_most(30);
     let rounds = machine.rounds(15);
     let [single, all, sum_single, sum_all, st, in_memory_crc, in_memory_sum] = {
         let bytes = std::fs::read(&peer).unwrap();
@@ -118,7 +118,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
     };
     let [copied, read, touched_one, summed_one, on_demand_one] = in_turns(
         rounds.min(11),
-        machine.at_most(20),
+        machine.at_most(15),
         [
             Box::new(|| {
                 let map = map(&peer);
@@ -157,7 +157,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
     drop(buffer);
     let [open_single, open_all, read_fresh, strict_single, strict_all] = in_turns(
         rounds.min(11),
-        machine.at_most(40),
+        machine.at_most(25),
         [
             Box::new(|| time(|| OpenOptions::new().threads(1).open(&dolmen).unwrap())) as Case<'_>,
             Box::new(|| time(|| OpenOptions::new().open(&dolmen).unwrap())),
@@ -234,7 +234,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
     let cold = |path: &Path| assert!(machine::make_cold(path));
     let [cold_map, cold_sum, cold_open, cold_read] = in_turns(
         machine.rounds(5),
-        machine.at_most(40),
+        machine.at_most(25),
         [
             Box::new(|| {
                 cold(&dolmen);
@@ -263,7 +263,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
 }
 
 /// The time of a strict verification.
-fn strict(path: &Path, threads: usize) -> std::time::Duration {
+fn strict(path: &Path, threads: usize) -> Taken {
     // SAFETY: the file belongs to this run, and nobody writes to it while it is mapped.
     let checkpoint = unsafe { Checkpoint::map(path) }.unwrap();
     let mut options = VerifyOptions::default();

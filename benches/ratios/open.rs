@@ -51,7 +51,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
         write_both(count, &dolmen, &peer);
         let wanted = name(count * 7 / 10);
         let rounds = machine.rounds(if count >= 100_000 { 25 } else { 200 });
-        let at_most = machine.at_most(12);
+        let at_most = machine.at_most(8);
         let dolmen_map = || {
             time(|| {
                 // SAFETY: as for `map` above.

@@ -73,7 +73,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
     let no_sync = &no_sync;
     let [durable, raw_durable, st_durable] = in_turns(
         machine.rounds(9),
-        machine.at_most(100),
+        machine.at_most(70),
         [
             Box::new(|| fresh(&|path| builder(data).save(path).unwrap())) as Case<'_>,
             Box::new(|| fresh(&|path| write_raw(data, path, true))),
@@ -82,7 +82,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
     );
     let [stream_durable, cached, raw_cached, st_cached, stream_cached] = in_turns(
         machine.rounds(7),
-        machine.at_most(60),
+        machine.at_most(40),
         [
             Box::new(|| fresh(&|path| stream(data, path, Durability::Full))) as Case<'_>,
             Box::new(|| fresh(&|path| builder(data).save_with(path, no_sync).unwrap())),

@@ -16,6 +16,7 @@
     )
 )]
 
+mod ahead;
 mod gather;
 mod guest;
 #[cfg(feature = "fs")]
@@ -51,6 +52,7 @@ use crate::format::len_usize;
 use crate::format::limits::Limits;
 use crate::format::value::{self, Value};
 use crate::source::{AlignedBytes, Source};
+use ahead::ReadAhead;
 use open::Head;
 use touched::AtomicSet;
 use window::Window;
@@ -463,6 +465,7 @@ impl Checkpoint {
         {
             return Ok(());
         }
+        let ahead = ReadAhead::new(&self.source, storage.in_file(range));
         let check = |block: u64| {
             let place = span::block_range(header, storage, block);
             let Some((_, among_all)) = storage.block(block) else { return Err(window::outside(&place)) };
@@ -472,6 +475,7 @@ impl Checkpoint {
             if self.damaged.contains(among_all) {
                 return Err(verify::block_known_damaged(number, block, &place));
             }
+            ahead.before(&place);
             let start = storage.data_offset;
             let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
             let checked = check_block(storage, number, block, &place, bytes);
