@@ -69,6 +69,8 @@ struct Inner {
     rule: Option<&'static str>,
     advice: Option<&'static str>,
     source: Option<std::io::Error>,
+    /// The bytes are a file of another format, and nothing speaks against it.
+    other_format: bool,
 }
 
 impl Error {
@@ -88,6 +90,7 @@ impl Error {
             rule: None,
             advice: None,
             source: None,
+            other_format: false,
         }))
     }
 
@@ -144,6 +147,13 @@ impl Error {
     #[must_use]
     pub fn with_advice(mut self, advice: &'static str) -> Error {
         self.0.advice = Some(advice);
+        self
+    }
+
+    /// Says that the file is one of another format, which may be good.
+    #[must_use]
+    pub(crate) fn with_other_format(mut self, other_format: bool) -> Error {
+        self.0.other_format = other_format;
         self
     }
 
@@ -214,12 +224,20 @@ impl Error {
     /// Whether the file's content is at fault (damaged, malformed or something else), rather than the
     /// machine, the caller or this reader's age.
     pub fn is_corruption(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Malformed | ErrorKind::NotThisFormat)
+        match self.kind() {
+            ErrorKind::Corrupt | ErrorKind::Malformed => true,
+            ErrorKind::NotThisFormat => !self.0.other_format,
+            _ => false,
+        }
     }
 
-    /// Whether the file may be good but this reader cannot take it.
+    /// Whether the file may be good but this reader cannot take it: it needs a newer one, or is of a format that is not read.
     pub fn is_incompatible(&self) -> bool {
-        self.kind() == ErrorKind::UnsupportedVersion
+        match self.kind() {
+            ErrorKind::UnsupportedVersion => true,
+            ErrorKind::NotThisFormat => self.0.other_format,
+            _ => false,
+        }
     }
 }
 

@@ -10,12 +10,17 @@ pub const DIAGNOSIS_LEN: usize = 512;
 #[cold]
 pub(crate) fn not_dolmen(start: &[u8]) -> Error {
     let (what, advice) = diagnose(start);
-    HDR_2.broken(what).with_offset(0).with_advice(advice)
+    let other_format = [READ_ELSEWHERE, CONVERT_NPZ, DECOMPRESS].contains(&advice);
+    HDR_2.broken(what).with_offset(0).with_advice(advice).with_other_format(other_format)
 }
 
 const FETCH_LFS: &str = "the real file is stored elsewhere; run `git lfs pull`";
 const FETCH_AGAIN: &str = "download it again, and check the address and that you are logged in";
-const CONVERT: &str = "use the command `dolmen convert` to make a Dolmen file of it";
+// The next three go with files of other formats that may be good.
+const READ_ELSEWHERE: &str = "this release does not read that format";
+const CONVERT_NPZ: &str =
+    "if it is a .npz, `dolmen convert` makes a Dolmen file of it; this release does not read PyTorch's files";
+const DECOMPRESS: &str = "decompress it first";
 const OTHER: &str = "check that this is the file you meant";
 
 fn diagnose(start: &[u8]) -> (&'static str, &'static str) {
@@ -37,28 +42,31 @@ fn diagnose(start: &[u8]) -> (&'static str, &'static str) {
         return ("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
     }
     if start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e") {
-        return ("this is a PyTorch checkpoint of the old kind, from before version 1.6", OTHER);
+        return ("this is a PyTorch checkpoint of the old kind, from before version 1.6", READ_ELSEWHERE);
     }
     if matches!(start, [0x80, 2..=5, ..]) {
-        return ("this is a Python pickle, not a checkpoint; it was not opened, for a pickle can run any code", OTHER);
+        return (
+            "this is a Python pickle, not a checkpoint; it was not opened, for a pickle can run any code",
+            READ_ELSEWHERE,
+        );
     }
     if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        return ("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT);
+        return ("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT_NPZ);
     }
     if start.starts_with(b"\x93NUMPY") {
-        return ("this is a NumPy .npy file", CONVERT);
+        return ("this is a NumPy .npy file", READ_ELSEWHERE);
     }
     if is_safetensors(start) {
-        return ("this is a safetensors file", CONVERT);
+        return ("this is a safetensors file", READ_ELSEWHERE);
     }
     if start.starts_with(b"GGUF") {
-        return ("this is a GGUF file", OTHER);
+        return ("this is a GGUF file", READ_ELSEWHERE);
     }
     if start.starts_with(b"\x89HDF\r\n\x1a\n") {
-        return ("this is an HDF5 file", OTHER);
+        return ("this is an HDF5 file", READ_ELSEWHERE);
     }
     if start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd") || start.starts_with(b"\xfd7zXZ\0") {
-        return ("this is a compressed file", "decompress it first");
+        return ("this is a compressed file", DECOMPRESS);
     }
     if begins(b"{") || begins(b"[") {
         return ("this looks like JSON text, perhaps a server's error message, not a checkpoint", FETCH_AGAIN);

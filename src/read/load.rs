@@ -1,15 +1,13 @@
 //! Reading a whole file into memory, verified on the way.
 
-use std::sync::{Mutex, PoisonError};
-
+use super::damage::FirstDamage;
 use super::open::{self, Head};
 use super::span::{self, Span, Spans};
 use super::touched::AtomicSet;
 use super::window::{self, Window};
-use super::{Checkpoint, check_block, parallel, verify};
+use super::{Checkpoint, check_block, parallel};
 use crate::error::{Error, Result};
-use crate::format::header::{HEADER_LEN, Header};
-use crate::format::index::Index;
+use crate::format::header::HEADER_LEN;
 use crate::format::len_usize;
 use crate::format::limits::Limits;
 use crate::source::{AlignedBytes, ReadAt, Source};
@@ -24,7 +22,8 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
     let len = usize::try_from(header.file_len).map_err(|_| cannot(std::io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = AlignedBytes::zeroed(len).map_err(cannot)?;
     let verified = AtomicSet::new(index.block_count());
-    let worst = {
+    let damage = FirstDamage::default();
+    {
         // The header's rules hold, so the file is made of header, what the spans cover, and index with trailer.
         let short = || window::outside(&(0..header.file_len));
         let index_len = index_and_trailer.len();
@@ -37,14 +36,6 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
             let now = len_usize(span.byte_len()).and_then(|len| rest.split_off_mut(..len));
             Ok((now.ok_or_else(|| window::outside(&span.bytes))?, span))
         });
-        // The first damage by position, not by which thread was faster.
-        let worst: Mutex<Option<Error>> = Mutex::new(None);
-        let noted = |e: Error| {
-            let mut worst = worst.lock().unwrap_or_else(PoisonError::into_inner);
-            if worst.as_ref().is_none_or(|known| e.offset() < known.offset()) {
-                *worst = Some(e);
-            }
-        };
         parallel::for_each(
             threads,
             pieces,
@@ -59,36 +50,18 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
                         let place = span::block_range(&header, &storage, block);
                         match check_block(&storage, piece.storage, block, &place, read.get(&place)?) {
                             Ok(among_all) => drop(verified.insert(among_all)),
-                            Err(e) => noted(e),
+                            Err(e) => damage.note(e),
                         }
                     }
                 }
                 Ok(())
             },
         )?;
-        worst.into_inner().unwrap_or_else(PoisonError::into_inner)
-    };
-    if let Some(e) = worst {
-        return Err(name_damaged(&header, &index, e));
     }
+    damage.into_result(&header, &index)?;
     let mut checkpoint = Checkpoint::new(head, Source::Heap(bytes), None, *limits);
     checkpoint.verified = verified;
     Ok(checkpoint)
-}
-
-/// Names the first tensor that a damaged place of the file belongs to.
-fn name_damaged(header: &Header, index: &Index<'_>, e: Error) -> Error {
-    let Some(offset) = e.offset() else { return e };
-    for tensor in (0..index.tensor_count()).filter_map(|number| index.tensor(number).ok()) {
-        let Ok(storage) = index.storage_of(&tensor) else { continue };
-        let touched = verify::touched_blocks(header, &tensor.range());
-        let first = touched.start << header.block_log2;
-        let place = storage.in_file(&(first..touched.end.saturating_mul(header.block_len())));
-        if place.contains(&offset) {
-            return e.with_tensor(tensor.name);
-        }
-    }
-    e
 }
 
 /// Reads a whole file into memory, on several threads, with nothing checked.

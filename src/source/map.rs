@@ -21,14 +21,6 @@ impl Mapped {
         Ok(Mapped(map))
     }
 
-    /// Asks for a range to be read from the disk, and does not wait for it. Best effort; costs little if it is in memory.
-    pub(crate) fn read_ahead(&self, offset: usize, len: usize) {
-        #[cfg(unix)]
-        let _ = self.0.advise_range(memmap2::Advice::WillNeed, offset, len);
-        #[cfg(not(unix))]
-        let _ = (offset, len);
-    }
-
     /// Says that a range will be read soon, all of it. Best effort.
     pub(crate) fn will_need(&self, offset: usize, len: usize) {
         #[cfg(target_os = "linux")]

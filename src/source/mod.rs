@@ -97,22 +97,6 @@ impl Source {
 }
 
 impl Source {
-    /// Asks for a range to be read from the disk, where that can be asked without waiting for it. Best effort.
-    pub(crate) fn read_ahead(&self, offset: u64, len: u64) {
-        match self {
-            #[cfg(feature = "mmap")]
-            Source::Map(map) => {
-                let range = usize::try_from(offset).ok().zip(usize::try_from(len).ok());
-                if let Some((offset, len)) = range {
-                    map.read_ahead(offset, len);
-                }
-            }
-            _ => {
-                let _ = (offset, len);
-            }
-        }
-    }
-
     /// Says that a range will be read soon, all of it. Best effort.
     pub(crate) fn will_need(&self, offset: usize, len: usize) {
         match self {
