@@ -416,3 +416,32 @@ mod files_on_disk {
         assert_eq!(e.kind(), ErrorKind::Io);
     }
 }
+
+#[test]
+fn all_data_of_a_checkpoint_is_checked_at_once_and_remembered() {
+    let elements: Vec<u32> = (0..300_000).collect();
+    let mut b = Builder::new();
+    b.tensor("first", &elements).unwrap();
+    b.tensor("second", &elements).unwrap();
+    let mut bytes = b.to_vec().unwrap();
+    let place = b.plan().unwrap().place("second").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("whole.dolmen");
+    std::fs::write(&path, &bytes).unwrap();
+    Checkpoint::from_bytes(&bytes).unwrap().check_data().unwrap();
+
+    // On demand, what was read and checked stays, whatever becomes of the file.
+    let on_demand = Checkpoint::open_on_demand(&path).unwrap();
+    on_demand.check_data().unwrap();
+    std::fs::write(&path, b"gone").unwrap();
+    assert_eq!(on_demand.tensor("second").unwrap().as_slice::<u32>().unwrap(), elements);
+
+    bytes[place.start as usize + (1 << 20)] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    for damaged in [Checkpoint::from_bytes(&bytes).unwrap(), Checkpoint::open_on_demand(&path).unwrap()] {
+        let e = damaged.check_data().unwrap_err();
+        assert_eq!((e.kind(), e.rule(), e.tensor()), (ErrorKind::Corrupt, Some("BLK-1"), Some("second")), "{e}");
+        assert_eq!(e.offset(), Some(place.start + (1 << 20)));
+        assert_eq!(damaged.tensor("first").unwrap().as_slice::<u32>().unwrap(), elements);
+    }
+}

@@ -77,6 +77,17 @@ pub fn run(machine: &Machine, table: &mut Table) {
             })
         }
     };
+    let checked = |threads: usize| {
+        let dolmen = &dolmen;
+        move || {
+            time(|| {
+                let checkpoint = map_dolmen(dolmen, threads);
+                checkpoint.check_data().unwrap();
+                assert_eq!(touch_all(&checkpoint), len / 4);
+                checkpoint
+            })
+        }
+    };
     let summed = |threads: usize| {
         let peer = &peer;
         move || {
@@ -99,7 +110,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
     };
     let at_most = machine.at_most(30);
     let rounds = machine.rounds(15);
-    let [single, all, sum_single, sum_all, st, in_memory_crc, in_memory_sum] = {
+    let [single, all, at_once, sum_single, sum_all, st, in_memory_crc, in_memory_sum] = {
         let bytes = std::fs::read(&peer).unwrap();
         let bytes = &bytes;
         in_turns(
@@ -108,6 +119,7 @@ pub fn run(machine: &Machine, table: &mut Table) {
             [
                 Box::new(verified(1)),
                 Box::new(verified(threads)),
+                Box::new(checked(threads)),
                 Box::new(summed(1)),
                 Box::new(summed(threads)),
                 Box::new(safetensors_summed) as Case<'_>,
@@ -183,9 +195,12 @@ pub fn run(machine: &Machine, table: &mut Table) {
     let rows = &mut table.rows;
     const ONE: &str = "`map`, touch all, 1 thread";
     const ALL: &str = "`map`, touch all, all threads";
+    const AT_ONCE: &str = "`map`, `check_data`, touch all, all threads";
     rows.push(row(&load, ONE, &single, "merely reading: sum over a map, 1 thread", &sum_single, both, Some(0.9)));
     rows.push(row(&load, ALL, &all, "merely reading: sum over a map, 1 thread", &sum_single, both, Some(0.9)));
+    rows.push(row(&load, AT_ONCE, &at_once, "merely reading: sum over a map, 1 thread", &sum_single, both, Some(0.9)));
     rows.push(row(&load, ALL, &all, "merely reading: sum over a map, all threads", &sum_all, both, None));
+    rows.push(row(&load, AT_ONCE, &at_once, "merely reading: sum over a map, all threads", &sum_all, both, Some(0.9)));
     rows.push(row(&load, ONE, &single, "safetensors, mapped and summed, 1 thread", &st, both, None));
     rows.push(row(&load, ALL, &all, "safetensors, mapped and summed, 1 thread", &st, both, None));
     rows.push(row(&load, ONE, &single, "copy of a map into memory that is there", &copied, "all: CRC / copy", None));

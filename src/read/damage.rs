@@ -60,7 +60,8 @@ impl super::Checkpoint {
             // One after the other: each that is long is verified by several threads.
             return (0..index.storage_count()).zip(0u32..).try_for_each(|(_, number)| {
                 let len = self.storage_entry(number)?.data_len;
-                self.storage_bytes(number, 0..len, true).map(drop).map_err(|e| self.in_file(e))
+                let checked = self.storage_bytes(number, 0..len, true);
+                checked.map(drop).map_err(|e| self.in_file(name_damaged(header, &index, e)))
             });
         };
         let file = Window::new(0, bytes);
