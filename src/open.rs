@@ -37,7 +37,7 @@ impl OpenOptions {
 
     /// How many threads [`open`](Self::open) reads and verifies with, and the first touch of a large tensor verifies with.
     pub fn threads(mut self, threads: usize) -> OpenOptions {
-        self.threads = threads.max(1);
+        self.threads = if cfg!(feature = "parallel") { threads.max(1) } else { 1 };
         self
     }
 
@@ -96,6 +96,41 @@ impl OpenOptions {
         self.limits.check("file length", bytes.len() as u64, self.limits.max_file_len)?;
         let copy = AlignedBytes::copy_of(bytes).map_err(|e| Error::io("cannot hold the file in memory", e))?;
         self.source(Source::Heap(copy))
+    }
+
+    /// Opens a file of a format of your own, whose structure you have read: its storages are read when they are touched.
+    ///
+    /// ```
+    /// # fn main() -> dolmen::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("table.bin");
+    /// use dolmen::{DType, GuestIndex, OpenOptions};
+    ///
+    /// std::fs::write(&path, b"HEAD\x01\x02\x03").unwrap();
+    /// let mut guest = GuestIndex::new("table", "1");
+    /// let storage = guest.storage(4, 3, None)?;
+    /// guest.tensor("bytes", DType::U8, vec![3], None, storage, 0)?;
+    /// let ckpt = OpenOptions::new().open_guest(&path, guest)?;
+    /// assert_eq!(ckpt.tensor("bytes")?.as_slice::<u8>()?, [1, 2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Malformed`](crate::ErrorKind::Malformed) if a storage does not lie in the file; [`Io`](crate::ErrorKind::Io).
+    #[cfg(feature = "fs")]
+    pub fn open_guest(&self, path: impl AsRef<Path>, guest: GuestIndex) -> Result<Checkpoint> {
+        let open = |file, _| Checkpoint::of_guest(Source::File(file), guest, self.limits);
+        at(path.as_ref(), open).map(|checkpoint| checkpoint.with_threads(self.threads))
+    }
+
+    /// As [`open_guest`](Self::open_guest), of a file that is in memory, copying it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn guest_from_bytes(&self, bytes: &[u8], guest: GuestIndex) -> Result<Checkpoint> {
+        let copy = AlignedBytes::copy_of(bytes).map_err(|e| Error::io("cannot hold the file in memory", e))?;
+        Ok(Checkpoint::of_guest(Source::Heap(copy), guest, self.limits)?.with_threads(self.threads))
     }
 
     fn source(&self, source: Source) -> Result<Checkpoint> {

@@ -667,6 +667,36 @@ fn extract_writes_numpy_and_raw_files() {
 }
 
 #[test]
+fn a_part_of_a_storage_is_extracted_and_converted_alone() {
+    let room = Room::new();
+    let elements: Vec<u8> = (1..=6u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+    let mut b = Builder::new();
+    let storage = b.storage(elements).unwrap();
+    b.view("last", storage, View::new(DType::F32, [2]).unwrap().start(16)).unwrap();
+    b.view("middle", storage, View::new(DType::F32, [3]).unwrap().start(4)).unwrap();
+    b.view("every_second", storage, View::new(DType::F32, [3]).unwrap().strides([2]).unwrap()).unwrap();
+    room.save("m.dolmen", &b);
+    let right: [(&str, &[f32]); 3] =
+        [("every_second", &[1.0, 3.0, 5.0]), ("last", &[5.0, 6.0]), ("middle", &[2.0, 3.0, 4.0])];
+    for (name, elements) in right {
+        assert_eq!(room.run(&["extract", "m.dolmen", name, "-o", "x.npy"]).code, 0, "{name}");
+        assert_eq!(floats(&npy(&room.read("x.npy")).1), elements, "{name}");
+        assert_eq!(room.run(&["extract", "m.dolmen", name, "-o", "x.bin"]).code, 0, "{name}");
+        assert_eq!(floats(&room.read("x.bin")), elements, "{name}");
+    }
+    for to in ["m.safetensors", "m.npz", "again.dolmen"] {
+        assert_eq!(room.run(&["convert", "m.dolmen", to, "--validate"]).code, 0, "{to}");
+        assert_eq!(room.run(&["convert", to, "back.dolmen"]).code, 0, "{to}");
+        let back = Checkpoint::open(room.path("back.dolmen")).unwrap();
+        for (name, elements) in right {
+            assert_eq!(back.tensor(name).unwrap().to_vec::<f32>().unwrap(), elements, "{name} by {to}");
+        }
+    }
+    let report = room.json(0, &["diff", "m.dolmen", "again.dolmen", "--json"]);
+    assert_eq!(report["equal"], true, "{report}");
+}
+
+#[test]
 fn extract_writes_rows() {
     let room = Room::new();
     room.save("b.dolmen", &blocks());
@@ -723,8 +753,10 @@ fn extract_leaves_the_old_file_when_data_is_damaged() {
 fn extract_suggests_a_name_and_refuses_what_it_cannot_write() {
     let room = Room::new();
     room.save("m.dolmen", &model());
-    room.run(&["extract", "m.dolmen", "weight", "-o", "x.npy"])
-        .failed(1, &["m.dolmen", "there is no tensor named \"weight\"", "there is one named \"encoder.weight\""]);
+    room.run(&["extract", "m.dolmen", "weight", "-o", "x.npy"]).failed(
+        1,
+        &["m.dolmen", "tensor \"weight\": there is no tensor of this name", "there is one named \"encoder.weight\""],
+    );
     room.run(&["extract", "m.dolmen", "step", "-o", "x.jpg"]).failed(1, &["x.jpg", "--raw"]);
     room.run(&["extract", "m.dolmen", "step", "-o", "no/such/x.npy"]).failed(1, &["x.npy", "create the directory"]);
     std::fs::create_dir(room.path("d.npy")).unwrap();

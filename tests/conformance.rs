@@ -201,3 +201,69 @@ fn the_digest_is_sha_256() {
     let long = sha256::hex(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq");
     assert_eq!(long, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
 }
+
+/// What is read piece by piece, and kept nowhere, is what is read whole: of every tensor alone, from a checkpoint that has touched nothing.
+#[test]
+fn files_to_accept_give_the_same_bytes_when_they_are_streamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("streamed.dolmen");
+    let mut partial = 0;
+    for entry in &with_large_stack(|| entries("accept")) {
+        let file = entry.field("file").text();
+        let bytes = bytes_of(entry);
+        std::fs::write(&path, &bytes).unwrap();
+        let whole = Checkpoint::from_bytes(&bytes).unwrap();
+        for number in 0..whole.len() {
+            let right = whole.nth(number).unwrap();
+            let context = format!("{file}, {:.40}", right.name());
+            partial += u32::from(right.byte_len() > 0 && right.byte_len() < right.storage_len().unwrap());
+            let fresh = || fresh_at(&path);
+            let elements = logical_bytes(&right, 100_000).unwrap();
+
+            let (checkpoint, mut streamed) = (fresh(), Vec::new());
+            let gather = |piece: &[u8]| {
+                streamed.extend_from_slice(piece);
+                if streamed.len() > 100_000 {
+                    Err(dolmen::Error::new(dolmen::ErrorKind::Limit, "enough"))
+                } else {
+                    Ok(())
+                }
+            };
+            let result = checkpoint.nth(number).unwrap().stream(gather);
+            match &elements {
+                Some(elements) => assert_eq!((result.is_ok(), &streamed), (true, elements), "{context}: stream"),
+                None => assert!(result.is_err(), "{context}: stream"),
+            }
+
+            let (checkpoint, mut extent) = (fresh(), Vec::new());
+            let gather = |piece: &[u8]| {
+                extent.extend_from_slice(piece);
+                Ok(())
+            };
+            checkpoint.nth(number).unwrap().stream_extent(gather).unwrap();
+            assert_eq!(extent, right.bytes().unwrap(), "{context}: extent");
+
+            if let Some(elements) = &elements {
+                let (checkpoint, mut read) = (fresh(), vec![0xAA; elements.len()]);
+                checkpoint.nth(number).unwrap().read_into(&mut read).unwrap();
+                assert_eq!(&read, elements, "{context}: read_into");
+            }
+
+            let checkpoint = fresh();
+            let mut b = dolmen::Builder::new();
+            b.tensor("copy", checkpoint.nth(number).unwrap()).unwrap();
+            let copy = Checkpoint::from_bytes(&b.to_vec().unwrap()).unwrap();
+            assert_eq!(copy.tensor("copy").unwrap().bytes().unwrap(), right.bytes().unwrap(), "{context}: copy");
+        }
+        let (checkpoint, mut from_disk, mut from_memory) =
+            (fresh_at(&path), dolmen::Builder::new(), dolmen::Builder::new());
+        from_disk.checkpoint(&checkpoint).unwrap();
+        from_memory.checkpoint(&whole).unwrap();
+        assert!(from_disk.to_vec().unwrap() == from_memory.to_vec().unwrap(), "{file}: copied");
+    }
+    assert!(partial > 10, "only {partial} tensors reach over a part of their storage");
+}
+
+fn fresh_at(path: &std::path::Path) -> Checkpoint {
+    Checkpoint::open_on_demand(path).unwrap()
+}

@@ -185,6 +185,7 @@ fn touch_tensor(tensor: &TensorView<'_>, faults: &mut Faults) {
     let count = shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
     assert!(shape.contains(&0) || count == Some(tensor.element_count()));
     let _ = (format!("{tensor:?}"), tensor.storage_crc32(), tensor.file_offset());
+    touch_elements(tensor, faults);
     let extent = tensor.byte_len();
     let bytes = faults.take("bytes", tensor.bytes());
     let raw = faults.take("bytes unverified", tensor.bytes_unverified()).expect("they are in memory");
@@ -208,7 +209,6 @@ fn touch_tensor(tensor: &TensorView<'_>, faults: &mut Faults) {
     if faults.take("stream of the storage", stream).is_some() {
         assert_eq!(Some(streamed), tensor.storage_len().ok());
     }
-    touch_elements(tensor, faults);
     touch_rows(tensor, faults);
     match tensor.dtype() {
         DType::Bool => typed::<bool>(tensor, faults),
@@ -233,7 +233,7 @@ fn touch_tensor(tensor: &TensorView<'_>, faults: &mut Faults) {
 
 /// Elements in row-major order, against a slow calculation of each one's place.
 fn touch_elements(tensor: &TensorView<'_>, faults: &mut Faults) {
-    let Some(bytes) = faults.take("bytes", tensor.bytes()) else { return };
+    // Before anything else touches its bytes: what is streamed on demand must not come from memory.
     let mut got = Vec::new();
     let mut runs = 0;
     let mut enough = ControlFlow::Continue(());
@@ -247,6 +247,7 @@ fn touch_elements(tensor: &TensorView<'_>, faults: &mut Faults) {
         }
         Ok(())
     });
+    let Some(bytes) = faults.take("bytes", tensor.bytes()) else { return };
     let stopped = enough.is_break();
     assert!(!stopped || result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Limit));
     if !stopped && faults.take("stream", result).is_none() {

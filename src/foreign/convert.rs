@@ -58,6 +58,7 @@ impl ConvertOptions {
         self
     }
 
+    #[cfg(any(feature = "safetensors", feature = "npy"))]
     fn save_options(&self, validator: Validator) -> SaveOptions {
         self.save.clone().validator(self.validate.then_some(validator))
     }

@@ -1,4 +1,4 @@
-//! Guests: files of other formats, read in place or converted, and written, through the public API alone.
+//! Guests: files of other formats, read in place or converted, and written, through the same types as everybody.
 //!
 //! | format | opened in place | read by conversion | written |
 //! |---|---|---|---|

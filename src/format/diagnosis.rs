@@ -9,23 +9,48 @@ pub const DIAGNOSIS_LEN: usize = 512;
 /// The error for a file that does not begin with the magic, from its first bytes.
 #[cold]
 pub(crate) fn not_dolmen(start: &[u8]) -> Error {
-    let (what, advice) = diagnose(start);
-    let other_format = [READ_ELSEWHERE, CONVERT_NPZ, DECOMPRESS].contains(&advice);
+    let Diagnosis { what, advice, other_format } = diagnose(start);
     HDR_2.broken(what).with_offset(0).with_advice(advice).with_other_format(other_format)
 }
 
 const FETCH_LFS: &str = "the real file is stored elsewhere; run `git lfs pull`";
 const FETCH_AGAIN: &str = "download it again, and check the address and that you are logged in";
-// The next three go with files of other formats that may be good.
 const READ_ELSEWHERE: &str = "this release does not read that format";
+const FEATURE_OFF: &str = "this program was built without the feature that reads that format";
 const CONVERT_NPZ: &str =
     "if it is a .npz, `dolmen convert` makes a Dolmen file of it; this release does not read PyTorch's files";
 const DECOMPRESS: &str = "decompress it first";
 const OTHER: &str = "check that this is the file you meant";
 
-fn diagnose(start: &[u8]) -> (&'static str, &'static str) {
+/// What a file is, what to do about it, and whether it may be a good file of another format.
+struct Diagnosis {
+    what: &'static str,
+    advice: &'static str,
+    other_format: bool,
+}
+
+fn wrong(what: &'static str, advice: &'static str) -> Diagnosis {
+    Diagnosis { what, advice, other_format: false }
+}
+
+fn other(what: &'static str, advice: &'static str) -> Diagnosis {
+    Diagnosis { what, advice, other_format: true }
+}
+
+/// Whether text begins as JSON does that a server sends: an object with a key, or an array of such.
+fn is_json(text: &[u8]) -> bool {
+    let Some((first, rest)) = text.split_first() else { return false };
+    let next = rest.trim_ascii_start().first();
+    match first {
+        b'{' => matches!(next, Some(b'"' | b'}')),
+        b'[' => matches!(next, Some(b'{' | b'"' | b']')),
+        _ => false,
+    }
+}
+
+fn diagnose(start: &[u8]) -> Diagnosis {
     if start.is_empty() {
-        return (
+        return wrong(
             "the file is empty",
             "the program that wrote it stopped too early, or the disk was full; save it again",
         );
@@ -33,60 +58,63 @@ fn diagnose(start: &[u8]) -> (&'static str, &'static str) {
     let text = start.trim_ascii_start();
     let begins = |prefix: &[u8]| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix));
     if start.starts_with(b"version https://git-lfs.github.com/spec/") {
-        return ("this is a git-LFS pointer, not the file itself", FETCH_LFS);
+        return wrong("this is a git-LFS pointer, not the file itself", FETCH_LFS);
     }
     if begins(b"<!doctype html") || begins(b"<html") || begins(b"<head") {
-        return ("this is an HTML page, not a checkpoint: a download got a web page instead of the file", FETCH_AGAIN);
+        return wrong(
+            "this is an HTML page, not a checkpoint: a download got a web page instead of the file",
+            FETCH_AGAIN,
+        );
     }
     if begins(b"<?xml") || begins(b"<error>") {
-        return ("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
+        return wrong("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
     }
     if start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e") {
-        return ("this is a PyTorch checkpoint of the old kind, from before version 1.6", READ_ELSEWHERE);
+        return other("this is a PyTorch checkpoint of the old kind, from before version 1.6", READ_ELSEWHERE);
     }
     if matches!(start, [0x80, 2..=5, ..]) {
-        return (
+        return other(
             "this is a Python pickle, not a checkpoint; it was not opened, for a pickle can run any code",
             READ_ELSEWHERE,
         );
     }
     if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        return ("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT_NPZ);
+        return other("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT_NPZ);
     }
     if start.starts_with(b"\x93NUMPY") {
-        return ("this is a NumPy .npy file", READ_ELSEWHERE);
+        return other("this is a NumPy .npy file", FEATURE_OFF);
     }
     if is_safetensors(start) {
-        return ("this is a safetensors file", READ_ELSEWHERE);
+        return other("this is a safetensors file", FEATURE_OFF);
     }
     if start.starts_with(b"GGUF") {
-        return ("this is a GGUF file", READ_ELSEWHERE);
+        return other("this is a GGUF file", READ_ELSEWHERE);
     }
     if start.starts_with(b"\x89HDF\r\n\x1a\n") {
-        return ("this is an HDF5 file", READ_ELSEWHERE);
+        return other("this is an HDF5 file", READ_ELSEWHERE);
     }
     if start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd") || start.starts_with(b"\xfd7zXZ\0") {
-        return ("this is a compressed file", DECOMPRESS);
+        return other("this is a compressed file", DECOMPRESS);
     }
-    if begins(b"{") || begins(b"[") {
-        return ("this looks like JSON text, perhaps a server's error message, not a checkpoint", FETCH_AGAIN);
+    if is_json(text) {
+        return wrong("this looks like JSON text, perhaps a server's error message, not a checkpoint", FETCH_AGAIN);
     }
     if start.iter().all(|&byte| byte == 0) {
-        return (
+        return wrong(
             "the file begins with zeros: it was made longer but never written, as after a crash without fsync",
-            "restore it from another copy, or salvage what is intact",
+            "restore it from another copy",
         );
     }
     if start.starts_with(b"\x89DOLMEN\r\n") || start.starts_with(b"\x89DOLMEN\r") {
-        return (
+        return wrong(
             "line endings were changed in this file: it went through a transfer in text mode",
             "transfer it again, in binary mode",
         );
     }
     if start.starts_with(b"\x09DOLMEN\n") {
-        return ("the top bit of the bytes was cleared: the file went through a 7-bit transfer", FETCH_AGAIN);
+        return wrong("the top bit of the bytes was cleared: the file went through a 7-bit transfer", FETCH_AGAIN);
     }
-    ("this is not a Dolmen file: it does not begin with the magic bytes 89 44 4F 4C 4D 45 4E 0A", OTHER)
+    wrong("this is not a Dolmen file: it does not begin with the magic bytes 89 44 4F 4C 4D 45 4E 0A", OTHER)
 }
 
 /// Whether bytes begin as a safetensors file does: a length, then JSON.
@@ -117,6 +145,7 @@ mod tests {
             (b"\x89HDF\r\n\x1a\n", "HDF5"),
             (b"\x1f\x8b\x08", "compressed"),
             (b"{\"error\":\"not found\"}", "JSON"),
+            (b"[package]\nname = 1", "not a Dolmen file"),
             (&[0; 64], "zeros"),
             (b"\x89DOLMEN\r\nxxxx", "line endings"),
             (b"\x09DOLMEN\nxxxx", "7-bit"),

@@ -106,7 +106,7 @@ impl Header {
             return Err(HDR_6
                 .broken("the file was never finished: the program that wrote it stopped before it was committed")
                 .with_offset(16)
-                .with_advice("the tensors written so far can be salvaged"));
+                .with_advice("run that program again"));
         }
         if raw.file_len != file_len {
             let error = if file_len < raw.file_len {
@@ -269,9 +269,9 @@ impl Limits {
 }
 
 /// What to do about a file that ends too early.
-pub(crate) const TRUNCATED_ADVICE: &str = "a copy or download was cut off; fetch it again, or salvage what is there";
+pub(crate) const TRUNCATED_ADVICE: &str = "a copy or download was cut off; fetch it again";
 /// What to do about a file whose bytes have changed.
-pub(crate) const DAMAGED_ADVICE: &str = "restore it from another copy, or salvage what is intact";
+pub(crate) const DAMAGED_ADVICE: &str = "restore it from another copy; the tensors that are intact can still be read";
 
 #[cfg(test)]
 mod tests {

@@ -548,9 +548,9 @@ impl<'a> Index<'a> {
             }
         }
         if next_block != self.blocks.len() {
-            return Err(
-                STO_3.broken(format!("the storages have {next_block} blocks, {} are listed", self.blocks.len()))
-            );
+            return Err(STO_3
+                .broken(format!("the storages have {next_block} blocks, {} are listed", self.blocks.len()))
+                .with_offset(self.header.index_offset));
         }
 
         let mut next_name = 0u64;
@@ -579,10 +579,14 @@ impl<'a> Index<'a> {
             next_dim = next_dim.saturating_add(len_u64(dims));
         }
         if next_name != len_u64(self.names.len()) {
-            return Err(TEN_1.broken(format!("names end at byte {next_name} of a section of {}", self.names.len())));
+            return Err(TEN_1
+                .broken(format!("names end at byte {next_name} of a section of {}", self.names.len()))
+                .with_offset(self.header.index_offset));
         }
         if next_dim != len_u64(self.dims.len()) {
-            return Err(TEN_5.broken(format!("dims end at element {next_dim} of a section of {}", self.dims.len())));
+            return Err(TEN_5
+                .broken(format!("dims end at element {next_dim} of a section of {}", self.dims.len()))
+                .with_offset(self.header.index_offset));
         }
         Ok(())
     }

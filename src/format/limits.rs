@@ -14,7 +14,8 @@ pub struct Limits {
     pub max_index_len: u64,
     /// Tensors in the index.
     pub max_tensors: u64,
-    /// Bytes of the metadata and of the document, each. A decoded value takes up to about 40 times its encoded length.
+    /// Bytes of the metadata and of the document, each. A decoded document takes up to about 50 times its encoded length; metadata made
+    /// to cost most, of maps within maps, up to about 320 times.
     pub max_value_len: u64,
 }
 

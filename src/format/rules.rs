@@ -21,7 +21,7 @@ impl Rule {
         let advice = match self.class {
             ErrorKind::UnsupportedVersion => "use a newer release of Dolmen",
             ErrorKind::NotThisFormat => "check that this is the file you meant",
-            ErrorKind::Corrupt => "restore it from another copy, or salvage what is intact",
+            ErrorKind::Corrupt => "restore it from another copy",
             _ => "the file was damaged, or written by something faulty; restore it from another copy, or make it again",
         };
         Error::new(self.class, message).with_rule(self.id).with_advice(advice)

@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::span::{Spans, block_range};
+use super::span::{Span, Spans};
 use super::window::Window;
-use super::{check_block, parallel, verify};
+use super::{parallel, verify};
 use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::index::Index;
@@ -66,17 +66,13 @@ impl super::Checkpoint {
         };
         let file = Window::new(0, bytes);
         let damage = FirstDamage::default();
-        let check = |span: Result<super::span::Span>| {
+        let check = |span: Result<Span>| {
             for piece in &span?.pieces {
                 let Some(storage) = index.storage(piece.storage)? else { continue };
+                let data = Window::new(0, file.get(&storage.place())?);
                 for block in piece.blocks.clone() {
-                    if storage.block(block).is_some_and(|(_, among_all)| self.verified.contains(among_all)) {
-                        continue;
-                    }
-                    let place = block_range(header, &storage, block);
-                    match check_block(&storage, piece.storage, block, &place, file.get(&place)?) {
-                        Ok(among_all) => drop(self.verified.insert(among_all)),
-                        Err(e) => damage.note(e),
+                    if let Err(e) = self.check_once(&storage, piece.storage, block, data) {
+                        damage.note(e);
                     }
                 }
             }

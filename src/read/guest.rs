@@ -19,7 +19,7 @@ use crate::source::{AlignedBytes, Source};
 /// A guest has one block for each storage, however long.
 const WHOLE_STORAGE_LOG2: u8 = 63;
 
-/// Where the storages and tensors of a file of another format lie.
+/// Where the storages and tensors of a file of another format lie: what [`open_guest`](crate::OpenOptions::open_guest) needs.
 #[derive(Debug)]
 pub struct GuestIndex {
     format: &'static str,

@@ -200,7 +200,8 @@ impl Checkpoint {
 
     /// The tensor of that name.
     ///
-    /// **Cost**: a binary search in the index where it lies; nothing is built, and no data is touched.
+    /// **Cost**: a binary search in the index where it lies; nothing is built, and no data is touched. For a name that is not there, a
+    /// look at up to 10,000 names for one that is close; [`get`](Self::get) does without.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound), with a name that is close to it if there is one;
@@ -238,19 +239,19 @@ impl Checkpoint {
         (0..self.len()).map(|number| self.nth(number))
     }
 
+    /// The error for a name that is not there, with one that is close to it: the same but for case, or for what stands before a dot.
     #[cold]
     fn not_found(&self, name: &str) -> Error {
-        let mut message = format!("there is no tensor named {}", quoted(name));
-        // A look at the neighbours in the order of names finds most slips of the pen at the end of a name.
-        let close = self.tensors().flatten().take(100_000).find(|t| {
-            t.name().eq_ignore_ascii_case(name)
-                || t.name().ends_with(&format!(".{name}"))
-                || name.ends_with(&format!(".{}", t.name()))
+        const LOOKED_AT: usize = 10_000;
+        let ends_with = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.ends_with('.'));
+        let close = self.tensors().flatten().take(LOOKED_AT).map(|tensor| tensor.name()).find(|close| {
+            close.eq_ignore_ascii_case(name) || (!name.is_empty() && ends_with(close, name)) || ends_with(name, close)
         });
-        if let Some(close) = close {
-            message += &format!("; there is one named {}", quoted(close.name()));
-        }
-        self.in_file(Error::new(ErrorKind::NotFound, message))
+        let message = close.map_or_else(
+            || "there is no tensor of this name".to_owned(),
+            |close| format!("there is no tensor of this name; there is one named {}", quoted(close)),
+        );
+        self.in_file(Error::new(ErrorKind::NotFound, message)).with_tensor(name)
     }
 
     /// The metadata; empty if there is none.
@@ -299,6 +300,9 @@ impl Checkpoint {
 
     /// Verifies strictly: every byte of the file, on all threads of the machine.
     ///
+    /// Header, trailer and the CRC of the index were checked when it was opened, and stay as they were then. A checkpoint that was read into
+    /// memory is verified there.
+    ///
     /// **Cost**: reads everything once. Nothing is remembered as verified, and nothing is kept in memory.
     ///
     /// # Errors
@@ -307,7 +311,7 @@ impl Checkpoint {
         self.verify_with(&VerifyOptions::default())
     }
 
-    /// As [`verify`](Checkpoint::verify), with options.
+    /// As [`verify`](Checkpoint::verify), with options. Their limits count for nothing: those it was opened with do.
     ///
     /// # Errors
     /// As [`verify`](Checkpoint::verify).
@@ -384,7 +388,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Gives the part of a block that is `wanted`, having read all of it.
+    /// Gives the part of a block that is `wanted`, having read, and verified, all of it.
+    ///
+    /// What other threads verified does not count: these bytes are read anew.
     fn stream_block(
         &self,
         number: u32,
@@ -399,23 +405,24 @@ impl Checkpoint {
         const PIECE: u64 = 16 << 20;
         let place = span::block_range(&self.head.header, storage, block);
         let part = wanted.start.max(place.start)..wanted.end.min(place.end);
-        let (expected, among_all) = storage.block(block).ok_or_else(|| window::outside(&place))?;
-        let verify = self.has_crc(number) && !self.verified.contains(among_all);
+        let (expected, _) = storage.block(block).ok_or_else(|| window::outside(&place))?;
+        let verify = self.has_crc(number);
         let whole = if verify { place.clone() } else { part.clone() };
+        let mut give = |piece: &Range<u64>, bytes: &[u8]| {
+            let given = piece.start.max(part.start)..piece.end.min(part.end);
+            if given.is_empty() { Ok(()) } else { take(Window::new(piece.start, bytes).get(&given)?) }
+        };
         let mut hasher = crc32fast::Hasher::new();
-        let mut at = whole.start;
-        let mut held = at..at;
-        while at < whole.end {
-            take(Window::new(held.start, buffer).get(&held).unwrap_or_default())?;
-            let piece = at..whole.end.min(at.saturating_add(PIECE));
-            let len = piece.end.saturating_sub(at);
-            buffer.resize(usize::try_from(len).map_err(|_| window::outside(&piece))?, 0);
-            open::read_exact(&self.source, buffer, at)?;
+        let mut held = whole.start..whole.start;
+        while held.end < whole.end {
+            give(&held, buffer)?;
+            held = held.end..whole.end.min(held.end.saturating_add(PIECE));
+            let len = held.end.saturating_sub(held.start);
+            buffer.resize(usize::try_from(len).map_err(|_| window::outside(&held))?, 0);
+            open::read_exact(&self.source, buffer, held.start)?;
             if verify {
                 hasher.update(buffer);
             }
-            at = piece.end;
-            held = piece;
         }
         if verify {
             let found = hasher.finalize();
@@ -423,7 +430,7 @@ impl Checkpoint {
                 return Err(verify::block_damaged(number, block, &place, expected, found));
             }
         }
-        take(Window::new(held.start, buffer).get(&held)?)
+        give(&held, buffer)
     }
 
     #[cfg(feature = "fs")]
@@ -466,36 +473,51 @@ impl Checkpoint {
         {
             return Ok(());
         }
-        let check = |block: u64| {
-            let place = span::block_range(header, storage, block);
-            let Some((_, among_all)) = storage.block(block) else { return Err(window::outside(&place)) };
-            if self.verified.contains(among_all) {
-                return Ok(());
-            }
-            if self.damaged.contains(among_all) {
-                return Err(verify::block_known_damaged(number, block, &place));
-            }
-            let start = storage.data_offset;
-            let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
-            let checked = check_block(storage, number, block, &place, bytes);
-            let known = if checked.is_ok() { &self.verified } else { &self.damaged };
-            known.insert(among_all);
-            checked.map(drop)
-        };
+        let check = |block: u64| self.check_once(storage, number, block, data);
         if self.threads <= 1 || range.end.saturating_sub(range.start) < PARALLEL_LEN {
             return blocks.into_iter().try_for_each(check);
         }
-        // Bytes that come slower than a thread verifies them come from the disk. Several threads, each at another place, look like
-        // random access to the system then, and it reads ahead too little: one after the other they come sooner.
-        let sample =
-            blocks.start..blocks.start.saturating_add((SAMPLE_LEN >> header.block_log2).max(1)).min(blocks.end);
-        let begin = std::time::Instant::now();
-        sample.clone().try_for_each(check)?;
-        let sampled_len = sample.end.saturating_sub(sample.start) << header.block_log2;
-        // A byte in a nanosecond is 1 GB/s.
-        let from_disk = begin.elapsed().as_nanos() > u128::from(sampled_len);
-        let threads = if from_disk { 1 } else { self.threads };
-        parallel::for_each(threads, sample.end..blocks.end, || (), |(), block| check(block))
+        let mut rest = blocks;
+        let from_disk = self.source.comes_when_touched() && self.comes_slowly(&mut rest, check)?;
+        parallel::for_each(if from_disk { 1 } else { self.threads }, rest, || (), |(), block| check(block))
+    }
+
+    /// Verifies a block of a storage whose bytes are `data`, unless that was done before; remembers what was found.
+    fn check_once(&self, storage: &StorageEntry<'_>, number: u32, block: u64, data: Window<'_>) -> Result<()> {
+        let place = span::block_range(&self.head.header, storage, block);
+        let Some((_, among_all)) = storage.block(block) else { return Err(window::outside(&place)) };
+        if self.verified.contains(among_all) {
+            return Ok(());
+        }
+        if self.damaged.contains(among_all) {
+            return Err(verify::block_known_damaged(number, block, &place));
+        }
+        let start = storage.data_offset;
+        let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
+        let checked = check_block(storage, number, block, &place, bytes);
+        let known = if checked.is_ok() { &self.verified } else { &self.damaged };
+        known.insert(among_all);
+        checked.map(drop)
+    }
+
+    /// Verifies the first blocks of a mapped range, and says whether they came slower than a thread verifies them: from the disk.
+    ///
+    /// Several threads, each at another place, then look like random access to the system, and it reads ahead too little: one after the
+    /// other the bytes come sooner. Two stretches must be slow, for one may have been interrupted.
+    fn comes_slowly(&self, blocks: &mut Range<u64>, check: impl Fn(u64) -> Result<()>) -> Result<bool> {
+        let log2 = self.head.header.block_log2;
+        for _ in 0..2 {
+            let sample = blocks.start..blocks.start.saturating_add((SAMPLE_LEN >> log2).max(1)).min(blocks.end);
+            let begin = std::time::Instant::now();
+            sample.clone().try_for_each(&check)?;
+            *blocks = sample.end..blocks.end;
+            // A byte in a nanosecond is 1 GB/s.
+            let len = sample.end.saturating_sub(sample.start) << log2;
+            if begin.elapsed().as_nanos() <= u128::from(len) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn in_file(&self, e: Error) -> Error {

@@ -274,9 +274,8 @@ impl<'a> TensorView<'a> {
         }
         let mut rest = buffer;
         self.stream(|run| {
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(run.len());
-            now.copy_from_slice(run);
-            rest = later;
+            let place = rest.split_off_mut(..run.len());
+            place.ok_or_else(|| Error::invalid("it gives more bytes than its elements take"))?.copy_from_slice(run);
             Ok(())
         })
     }

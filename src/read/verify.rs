@@ -114,8 +114,8 @@ impl Report {
 
 /// Verifies strictly a file, or anything that can be read at positions.
 ///
-/// **Cost**: reads everything once, on several threads, each with a buffer of a few MiB (or of a checksum block, if that is
-/// longer); the index is in memory.
+/// **Cost**: reads everything once, on several threads, each with a buffer of a few MiB (or of a checksum block, or of the descriptors
+/// of all views between two storages, if that is longer); the index is in memory.
 ///
 /// # Errors
 /// Only if the source cannot be read, or a limit is exceeded. What is wrong with the content is in the report.
@@ -251,7 +251,7 @@ impl Findings {
     fn into_report(self, header: &Header, index: &Index<'_>, mut report: Report) -> Result<Report> {
         report.problem_count = self.count.into_inner();
         let mut problems = self.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
-        problems.sort_by_key(|(at, _)| *at);
+        keep_first(&mut problems);
         report.problems = problems.into_iter().map(|(_, e)| e).collect();
         let bad_blocks = self.bad_blocks.into_inner().unwrap_or_else(PoisonError::into_inner);
         report.damaged = damaged_tensors(header, index, bad_blocks)?;
@@ -265,11 +265,18 @@ impl Findings {
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        if problems.len() < Report::MAX_PROBLEMS {
-            problems.push((position, e));
+        problems.push((position, e));
+        // Those that come first in the file are kept, whichever thread finds them when.
+        if problems.len() >= Report::MAX_PROBLEMS.saturating_mul(2) {
+            keep_first(&mut problems);
         }
         Ok(())
     }
+}
+
+fn keep_first(problems: &mut Vec<(u64, Error)>) {
+    problems.sort_by_key(|(at, _)| *at);
+    problems.truncate(Report::MAX_PROBLEMS);
 }
 
 fn verify_opened(
@@ -307,7 +314,8 @@ fn verify_opened(
         if count == 0 && findings.described.count() != report.tensor_count {
             let missing = (0..index.tensor_count()).find(|&n| !findings.described.contains(n));
             let name = missing.and_then(|n| index.tensor(n).ok()).map_or("", |t| t.name);
-            findings.add(header.index_offset, REC_6.broken("no record describes it").with_tensor(name))?;
+            let e = REC_6.broken("no record describes it").with_tensor(name).with_offset(header.index_offset);
+            findings.add(header.index_offset, e)?;
         }
     }
     findings.into_report(header, &index, report)

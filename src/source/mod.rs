@@ -1,7 +1,7 @@
 //! Where bytes come from: memory, a mapped file, a file read on demand.
 //!
 //! `read` asks this room for ranges of bytes and never knows which kind it has. This is the only room
-//! with `unsafe` code, all of it in `map.rs`.
+//! with `unsafe` code, all of it in `map.rs`; the front door passes its contract on.
 
 #[cfg(feature = "fs")]
 pub(crate) mod file;
@@ -97,6 +97,14 @@ impl Source {
 }
 
 impl Source {
+    /// Whether touching a byte may have to wait for the disk.
+    pub(crate) fn comes_when_touched(&self) -> bool {
+        #[cfg(feature = "mmap")]
+        return matches!(self, Source::Map(_));
+        #[cfg(not(feature = "mmap"))]
+        false
+    }
+
     /// Says that a range will be read soon, all of it. Best effort.
     pub(crate) fn will_need(&self, offset: usize, len: usize) {
         match self {

@@ -16,7 +16,7 @@ use crate::format::value::Value;
 
 /// Writes tensors one after the other, as they are produced.
 ///
-/// Nothing is visible under the file's name until [`commit`](Writer::commit). **Cost**: one pass; about 1.3 MiB of buffers and, for each
+/// Nothing is visible under the file's name until [`commit`](Writer::commit). **Cost**: one pass; about 1 MiB of buffers and, for each
 /// tensor, what the index will say of it, whatever the length of the data.
 ///
 /// A writer that is dropped without commit removes what it wrote. If the process dies, the unfinished file stays beside the target

@@ -39,8 +39,9 @@ what is recognised by its content. Results are sorted by path.
 
 Verdicts:
   ok            every byte is accounted for
-  corrupted     damaged, malformed, or not a checkpoint at all
-  incompatible  it may be good, but needs a newer version of this command
+  corrupted     damaged, malformed, or nothing that is known
+  incompatible  it may be good, but it needs a newer version of this command, or
+                is of a format that this one does not read
   error         it could not be read, and nothing is known of it
 
 Formats without checksums can be ok in structure only: damage to their data

@@ -17,7 +17,6 @@ use crate::format::rules::*;
 ///
 /// # Errors
 /// [`Malformed`](ErrorKind::Malformed), with the rule (VAL-1, 2, 3 or 5) that the bytes break.
-#[allow(dead_code, reason = "the room that reads sections calls this")]
 pub(crate) fn decode_metadata(section: &[u8]) -> Result<BTreeMap<String, Value>> {
     let mut decoder = Decoder::new(section, Section::Metadata);
     let Head::Map(len) = decoder.head()? else {
@@ -37,7 +36,6 @@ pub(crate) fn decode_metadata(section: &[u8]) -> Result<BTreeMap<String, Value>>
 ///
 /// # Errors
 /// [`Malformed`](ErrorKind::Malformed), with the rule (VAL-1, 2, 3 or 6) that the bytes break.
-#[allow(dead_code, reason = "the room that reads sections calls this")]
 pub(crate) fn decode_document(section: &[u8]) -> Result<Value> {
     let mut decoder = Decoder::new(section, Section::Document);
     let document = decoder.item()?;

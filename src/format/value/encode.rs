@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the map is empty, or holds what metadata must not hold.
-#[allow(dead_code, reason = "the room that writes sections calls this")]
 pub(crate) fn encode_metadata(metadata: &BTreeMap<String, Value>) -> Result<Vec<u8>> {
     if metadata.is_empty() {
         return Err(Error::invalid("metadata is empty; a file without metadata has no such section"));
@@ -29,7 +28,6 @@ pub(crate) fn encode_metadata(metadata: &BTreeMap<String, Value>) -> Result<Vec<
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the value holds what a document must not hold.
-#[allow(dead_code, reason = "the room that writes sections calls this")]
 pub(crate) fn encode_document(document: &Value) -> Result<Vec<u8>> {
     let mut encoder = Encoder::new(Section::Document);
     encoder.value(document)?;

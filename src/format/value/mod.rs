@@ -32,9 +32,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 pub use bigint::BigInt;
-#[allow(unused_imports, reason = "the rooms that read and write sections call these")]
 pub(crate) use decode::{decode_document, decode_metadata};
-#[allow(unused_imports, reason = "the rooms that read and write sections call these")]
 pub(crate) use encode::{encode_document, encode_metadata};
 pub use tree::{Tree, TreeOptions};
 pub use walk::Descendants;
