@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::{Kind, Notes, recognise};
-use crate::commit::{AtomicFile, SaveOptions, Validator};
+#[cfg(any(feature = "safetensors", feature = "npy"))]
+use crate::commit::Validator;
+use crate::commit::{AtomicFile, SaveOptions};
 use crate::error::{Error, Result, quoted};
 use crate::format::diagnosis::DIAGNOSIS_LEN;
 use crate::format::limits::Limits;
