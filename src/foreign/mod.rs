@@ -149,15 +149,13 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
     }
 }
 
-/// Refuses a tensor whose strides expand to far more than the storage that it lies in: a small file must not fill a disk.
+/// Refuses a tensor whose strides expand too far: a small file must not fill a disk.
 #[cfg(any(feature = "safetensors", feature = "npy"))]
 fn check_expansion(tensor: &crate::TensorView<'_>) -> Result<()> {
-    let allowed = tensor.storage_len()?.max(256 << 20);
-    let len = tensor.contiguous_byte_len();
-    if len <= allowed {
+    if !tensor.expands_too_far() {
         return Ok(());
     }
-    let message = format!("its strides expand to {len} bytes, more than {allowed}");
+    let message = format!("its strides expand to {} bytes, far more than the file holds", tensor.contiguous_byte_len());
     let e = crate::Error::new(crate::ErrorKind::Limit, message).with_tensor(tensor.name());
     Err(e.with_advice("convert to a Dolmen file, which keeps strides as they are"))
 }

@@ -280,20 +280,25 @@ impl<'a> TensorView<'a> {
         })
     }
 
+    /// Whether its strides expand to more than the file's own length, and more than 256 MiB: a small file must not make a program
+    /// allocate, or write, terabytes. What copies the elements should ask this first.
+    pub fn expands_too_far(&self) -> bool {
+        const ALWAYS_ALLOWED: u64 = 256 << 20;
+        self.contiguous_byte_len() > self.checkpoint.header().file_len().max(ALWAYS_ALLOWED)
+    }
+
     /// A copy of the elements in row-major order; verified.
     ///
     /// # Errors
     /// As [`bytes`](Self::bytes); [`InvalidInput`](ErrorKind::InvalidInput) if `T` is not the dtype;
-    /// [`Limit`](ErrorKind::Limit) if strides expand to more than the file's own length and more than 256 MiB:
-    /// a small file must not make a program allocate terabytes. [`for_each_run`](Self::for_each_run) has no such limit.
+    /// [`Limit`](ErrorKind::Limit) if its strides [expand too far](Self::expands_too_far); [`for_each_run`](Self::for_each_run) has no
+    /// such limit.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.check_dtype::<T>()?;
-        let allowed = self.checkpoint.header().file_len().max(256 << 20);
-        if self.contiguous_byte_len() > allowed {
-            let e = Error::new(
-                ErrorKind::Limit,
-                format!("its strides expand to {} bytes, more than {allowed}", self.contiguous_byte_len()),
-            );
+        if self.expands_too_far() {
+            let message =
+                format!("its strides expand to {} bytes, far more than the file holds", self.contiguous_byte_len());
+            let e = Error::new(ErrorKind::Limit, message);
             return Err(self.in_file(e.with_advice("use `for_each_run` or `read_into` if that is what you want")));
         }
         let mut out = Vec::new();

@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let raw = is_raw(args)?;
     let checkpoint = Checkpoint::open_on_demand(&args.file)?;
     let tensor = checkpoint.tensor(&args.name)?;
-    check_expansion(&checkpoint, &tensor, args)?;
+    check_expansion(&tensor, args)?;
     let in_file = |e: Error| e.with_path(&args.file).with_tensor(tensor.name());
     let rows = args.rows.map(|rows| resolve(&tensor, rows).map_err(in_file)).transpose()?;
     let part = rows.map(|rows| Ok((byte_range(&tensor, &rows)?, rows))).transpose().map_err(in_file)?;
@@ -106,12 +106,11 @@ fn is_raw(args: &Args) -> Result<bool> {
 }
 
 /// Refuses what a small file can be made to expand to.
-fn check_expansion(checkpoint: &Checkpoint, tensor: &TensorView<'_>, args: &Args) -> Result<()> {
-    let allowed = checkpoint.header().file_len().max(256 << 20);
-    let len = tensor.contiguous_byte_len();
-    if args.force || len <= allowed {
+fn check_expansion(tensor: &TensorView<'_>, args: &Args) -> Result<()> {
+    if args.force || !tensor.expands_too_far() {
         return Ok(());
     }
+    let len = tensor.contiguous_byte_len();
     let message = format!("its strides expand to {}, far more than the file holds", human::size(len));
     let e = Error::new(ErrorKind::Limit, message).with_path(&args.file).with_tensor(tensor.name());
     Err(e.with_advice("give --raw and --force if that is what you want"))
