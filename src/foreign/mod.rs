@@ -35,6 +35,8 @@ pub mod npz;
 mod positioned;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;
+#[cfg(feature = "torch")]
+pub mod torch;
 
 #[cfg(feature = "fs")]
 pub use convert::{ConvertOptions, convert};
