@@ -481,7 +481,9 @@ def accept_vectors():
                Dict(("class", tagged("global", ["m", "D"])), ("args", [1, ref]), ("kwargs", tagged("dict", ["k", 2])),
                               ("state", tagged("dict", ["x", ref])), ("items", [1, 2]), ("entries", [1, 2, 3, 4]),
                               ("new", "reduce"))),
-        tagged("object", Dict(("class", tagged("global", ["m", "E"])), ("args", tagged("tuple", []))))])
+        tagged("object", Dict(("class", tagged("global", ["m", "E"])), ("args", tagged("tuple", [])))),
+        tagged("object", Dict(("class", tagged("object", Dict(("class", tagged("global", ["m", "make"]))))), ("new", "newobj"))),
+        tagged("object", Dict(("class", None), ("args", tagged("tuple", [7])), ("new", "extension")))])
     accept("document-integers", "Integers at each boundary between encodings, and around 2^64.", document=[
         0, 23, 24, 255, 256, 65535, 65536, 2 ** 32 - 1, 2 ** 32, 2 ** 53, 2 ** 53 + 1, 2 ** 63, 2 ** 64 - 1, 2 ** 64,
         -1, -24, -25, -256, -257, -65536, -65537, -2 ** 32, -2 ** 32 - 1, -2 ** 53, -2 ** 53 - 1, -2 ** 63, -2 ** 64,
@@ -1168,7 +1170,6 @@ def value_vectors():
     content("global-int", "A global of a text and an integer.", tagged("global", ["m", 1]))
     content("object-no-class", "An object without class.", tagged("object", Dict(("new", "x"))))
     content("object-empty", "An object of an empty map.", tagged("object", Dict()))
-    content("object-class-text", "An object whose class is a text.", tagged("object", Dict(("class", "C"))))
     content("object-key", "An object with a key that is not listed.", tagged("object", Dict(cls, ("slots", 1))))
     content("object-key-int", "An object with a key that is not text.", tagged("object", Dict(cls, (1, 1))), "VAL-2 VAL-6")
     content("object-args", "An object whose args are a set.", tagged("object", Dict(cls, ("args", tagged("set", [])))))

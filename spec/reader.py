@@ -445,7 +445,7 @@ class Checker:
         is_array = lambda value: type(value) is list
         is_tag = lambda value, number: type(value) is Tag and value.number == number
         keys = {
-            "class": lambda value: is_tag(value, GLOBAL), "args": lambda value: is_array(value) or is_tag(value, TUPLE),
+            "class": lambda value: True, "args": lambda value: is_array(value) or is_tag(value, TUPLE),
             "kwargs": lambda value: is_tag(value, DICT), "state": lambda value: True, "items": is_array,
             "entries": lambda value: is_array(value) and len(value) % 2 == 0, "new": lambda value: type(value) is str,
         }

@@ -723,10 +723,7 @@ fn value(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize
             head(out, 6, dol(10));
             head(out, 5, 2);
             text(out, b"class");
-            head(out, 6, dol(9));
-            head(out, 4, 2);
-            text(out, b"m");
-            text(out, b"C");
+            value(out, random, names, depth + 1, document);
             text(out, b"state");
             value(out, random, names, depth + 1, document);
         }

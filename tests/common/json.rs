@@ -244,7 +244,7 @@ fn dict(dict: &Dict) -> Json {
 }
 
 fn object(object: &Object) -> Json {
-    let mut fields = BTreeMap::from([("class".to_owned(), global(&object.class))]);
+    let mut fields = BTreeMap::from([("class".to_owned(), render(&object.class))]);
     let mut add = |key: &str, value: Option<Json>| drop(value.map(|value| fields.insert(key.to_owned(), value)));
     add("args", object.args.as_ref().map(render));
     add("kwargs", object.kwargs.as_deref().map(|kwargs| tagged("dict", pairs(kwargs))));

@@ -534,7 +534,7 @@ impl<'a> Decoder<'a> {
 
     fn object_field(&mut self, object: &mut Object, key_at: usize, key: &str) -> Result<()> {
         match key {
-            "class" => object.class = self.object_class()?,
+            "class" => object.class = self.item()?,
             "args" => object.args = Some(self.object_args()?),
             "kwargs" => object.kwargs = Some(self.object_kwargs()?),
             "state" => object.state = Some(self.item()?),
@@ -557,13 +557,6 @@ impl<'a> Decoder<'a> {
             }
             _ => Err(self.bad_content(at, tag::OBJECT, expected)),
         }
-    }
-
-    fn object_class(&mut self) -> Result<Global> {
-        self.expect_tag(tag::GLOBAL, "a global as its class")?;
-        let class = self.global()?;
-        self.leave();
-        Ok(class)
     }
 
     fn object_kwargs(&mut self) -> Result<Vec<(Value, Value)>> {

@@ -322,7 +322,7 @@ impl Encoder {
             self.object_args(args)?;
         }
         written(self.out.str("class"))?;
-        self.global(class)?;
+        self.value(class)?;
         if let Some(items) = items {
             written(self.out.str("items"))?;
             self.array(items)?;

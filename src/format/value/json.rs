@@ -25,7 +25,7 @@ impl Value {
     /// | `$ordered`, `$default`, `$counter` | the entries, as those of a plain dictionary would be; beside it, if there are any, `factory` and `attributes` |
     /// | `$tensor` | the name; beside it the attributes, or `$attributes` if a key of theirs begins with `$` |
     /// | `$global` | module and name, with a dot between |
-    /// | `$object` | `class`, and those of `new`, `args`, `items`, `state`, `kwargs` and `entries` that there are |
+    /// | `$object` | `class` (module and name with a dot between, if it is a global), and those of `new`, `args`, `items`, `state`, `kwargs` and `entries` that there are |
     /// | `$shareable` | a value that can be referred to |
     /// | `$shared_ref` | the number of the shareable value referred to |
     pub fn to_json(&self) -> Json {
@@ -184,7 +184,11 @@ fn tensor_ref(tensor: &TensorRef) -> Json {
 fn opaque(object: &Object) -> Json {
     let Object { class, args, kwargs, state, items, entries, new } = object;
     let mut fields = Map::new();
-    fields.insert("class".to_owned(), path(class));
+    let class = match class {
+        Value::Global(global) => path(global),
+        other => other.to_json(),
+    };
+    fields.insert("class".to_owned(), class);
     if let Some(new) = new {
         fields.insert("new".to_owned(), Json::from(new.as_str()));
     }

@@ -60,10 +60,11 @@ pub const MAX_DEPTH: usize = 1024;
 /// let run = Value::from(run);
 /// assert_eq!(run.get("epoch").and_then(Value::as_i64), Some(12));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Value {
     /// `None`.
+    #[default]
     Null,
     /// A truth value.
     Bool(bool),
@@ -162,12 +163,13 @@ pub struct Global {
 
 /// An object of a class that this format does not know, as what would rebuild it. It is data; nothing executes it.
 ///
-/// Shareable values within it begin in the order of the encoding: `args`, `items`, `state`, `kwargs`, `entries`.
+/// Shareable values within it begin in the order of the encoding: `args`, `class`, `items`, `state`, `kwargs`, `entries`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Object {
-    /// The class, or function, that made it.
-    pub class: Global,
+    /// The class, or function, that made it: a [`Value::Global`], or an object that can be called; null for a code of the
+    /// extension registry.
+    pub class: Value,
     /// Positional arguments: a [`Value::Tuple`] or a [`Value::List`].
     pub args: Option<Value>,
     /// Named arguments: a plain dictionary.
@@ -178,7 +180,8 @@ pub struct Object {
     pub items: Option<Vec<Value>>,
     /// The pairs stored into it.
     pub entries: Option<Vec<(Value, Value)>>,
-    /// How it was made.
+    /// How it was made. `None`: the class was called with the arguments. `newobj`: by `class.__new__(class, *args)`. `newobj_ex`: the
+    /// same with named arguments. `extension`: `args` holds a code of the extension registry.
     pub new: Option<String>,
 }
 
@@ -430,8 +433,8 @@ impl Global {
 
 impl Object {
     /// An object of a class, with nothing else.
-    pub fn new(class: Global) -> Object {
-        Object { class, ..Object::default() }
+    pub fn new(class: impl Into<Value>) -> Object {
+        Object { class: class.into(), ..Object::default() }
     }
 }
 

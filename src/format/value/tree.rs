@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
+use super::encode::in_order;
 use super::{DictKind, Global, Object, TensorRef, Value};
 use crate::error::quoted;
 
@@ -131,8 +132,8 @@ impl Writer {
                     children
                 }
                 Value::Map(map) => self.map(map),
-                Value::Tensor(tensor) if !tensor.is_list() => self.map(&tensor.attributes),
-                Value::Object(object) => fields(object),
+                Value::Tensor(tensor) => self.attributes(tensor),
+                Value::Object(object) if !is_call(object, self.options.max_items) => fields(object),
                 _ => Children::default(),
             },
         }
@@ -160,6 +161,12 @@ impl Writer {
         let shown: Vec<_> = map.iter().take(self.options.max_items).collect();
         let hidden = map.len().saturating_sub(shown.len());
         Children { shown: shown.into_iter().map(|(key, value)| (self.text(key), Node::Value(value))).collect(), hidden }
+    }
+
+    /// What is not on the tensor's own line.
+    fn attributes<'a>(&self, tensor: &'a TensorRef) -> Children<'a> {
+        let further = in_order(&tensor.attributes).into_iter().filter(|(_, value)| !is_simple(value, 0));
+        Children { shown: further.map(|(key, value)| (self.text(key), Node::Value(value))).collect(), hidden: 0 }
     }
 
     /// Whether what is shown of a collection is so simple that it goes on one line.
@@ -216,8 +223,8 @@ impl Writer {
             Value::Dict(dict) => format!("{} dict of {}", dict.kind.name(), dict.entries.len()),
             Value::Map(map) => format!("map of {}", map.len()),
             Value::Tensor(tensor) => self.tensor(tensor),
-            Value::Global(global) => format!("global {}", self.global(global)),
-            Value::Object(object) => format!("object {}", self.global(&object.class)),
+            Value::Global(global) => self.global(global),
+            Value::Object(object) => self.object(object),
             Value::Shareable(inner) => self.shareable(value, inner),
             Value::SharedRef(number) => format!("see #{number}"),
         }
@@ -246,12 +253,44 @@ impl Writer {
     }
 
     fn global(&self, global: &Global) -> String {
-        self.text(&format!("{}.{}", global.module, global.name))
+        self.bare(&format!("{}.{}", global.module, global.name))
     }
 
+    /// Text escaped as it always is, but without the quotes.
+    fn bare(&self, text: &str) -> String {
+        self.text(text).replace('"', "")
+    }
+
+    /// A tensor and what is simple about it: `tensor "w" (parameter, requires_grad, location "cuda:0")`.
     fn tensor(&self, tensor: &TensorRef) -> String {
-        let held_as = if tensor.is_list() { " (held as list)" } else { "" };
-        format!("tensor {}{held_as}", self.text(&tensor.name))
+        let mut words = Vec::new();
+        for (key, value) in in_order(&tensor.attributes) {
+            match value {
+                Value::Text(text) if key == "as" => words.push(self.bare(text)),
+                Value::Bool(true) => words.push(self.bare(key)),
+                value if is_simple(value, 0) => {
+                    words.push(format!("{} {}", self.bare(key), self.headline(Node::Value(value))))
+                }
+                _ => {}
+            }
+        }
+        let words = if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) };
+        format!("tensor {}{words}", self.text(&tensor.name))
+    }
+
+    /// What made an object; with its arguments, if that is all there is to it.
+    fn object(&self, object: &Object) -> String {
+        let class = match &object.class {
+            Value::Global(global) => self.global(global),
+            Value::Null => "of the extension registry".to_owned(),
+            _ => "of a class that is an object".to_owned(),
+        };
+        match &object.args {
+            Some(Value::Tuple(args) | Value::List(args)) if is_call(object, self.options.max_items) => {
+                format!("{class}{}", self.on_one_line("(", args, ")"))
+            }
+            _ => format!("object {class}"),
+        }
     }
 
     fn bytes(&self, what: &str, bytes: &[u8]) -> String {
@@ -290,10 +329,46 @@ impl Writer {
     }
 }
 
+/// Whether a value is shown on one line wherever it is.
+fn is_simple(value: &Value, depth: usize) -> bool {
+    /// How deep tuples and calls may nest on one line.
+    const MAX_NESTING: usize = 2;
+    /// How many elements such a tuple may have.
+    const MAX_LEN: usize = 8;
+    match value {
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Complex(..) | Value::SharedRef(_) => {
+            true
+        }
+        Value::Text(text) => text.len() <= 64,
+        Value::Bytes(bytes) => bytes.len() <= 16,
+        Value::Global(_) => true,
+        Value::Tuple(items) => {
+            depth < MAX_NESTING
+                && items.len() <= MAX_LEN
+                && items.iter().all(|item| is_simple(item, depth.saturating_add(1)))
+        }
+        Value::Object(object) => depth < MAX_NESTING && is_call(object, MAX_LEN),
+        _ => false,
+    }
+}
+
+/// Whether an object is nothing but a call with simple arguments.
+fn is_call(object: &Object, max_args: usize) -> bool {
+    let Object { class, args, kwargs, state, items, entries, new: _ } = object;
+    let bare = kwargs.is_none() && state.is_none() && items.is_none() && entries.is_none();
+    let args = match args {
+        None => return false,
+        Some(Value::Tuple(args) | Value::List(args)) => args,
+        Some(_) => return false,
+    };
+    bare && matches!(class, Value::Global(_)) && args.len() <= max_args && args.iter().all(|arg| is_simple(arg, 1))
+}
+
 fn fields(object: &Object) -> Children<'_> {
-    let Object { class: _, args, kwargs, state, items, entries, new } = object;
+    let Object { class, args, kwargs, state, items, entries, new } = object;
     let fields = [
         ("new", new.as_deref().map(Node::Text)),
+        ("class", (!matches!(class, Value::Global(_))).then_some(Node::Value(class))),
         ("args", args.as_ref().map(Node::Value)),
         ("items", items.as_deref().map(Node::Values)),
         ("state", state.as_ref().map(Node::Value)),

@@ -38,6 +38,7 @@ impl<'a> Descendants<'a> {
         self.push_pairs(object.kwargs.as_deref().unwrap_or_default());
         self.pending.extend(&object.state);
         self.push_values(object.items.as_deref().unwrap_or_default());
+        self.pending.push(&object.class);
         self.pending.extend(&object.args);
     }
 

@@ -101,7 +101,7 @@ fn object(value: impl Strategy<Value = Value> + Clone + 'static) -> impl Strateg
     )
         .prop_map(|(args, kwargs, state, items, entries, new)| {
             let class = Global::new("m", "n");
-            Object { class, args, kwargs, state, items, entries, new }.into()
+            Object { class: class.into(), args, kwargs, state, items, entries, new }.into()
         })
 }
 

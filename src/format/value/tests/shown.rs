@@ -25,14 +25,14 @@ fn a_tree_shows_nesting_and_shortens_what_is_long() {
 dict of 5
 ├─ "model": #0 ordered dict of 2
 │  ├─ "w": tensor "model.w"
-│  └─ "h": tensor "hist" (held as list)
+│  └─ "h": tensor "hist" (list)
 ├─ "again": see #0
 ├─ ("a", 1): list of 100: [0, 1, 2, 3, 4, … 95 more]
 ├─ "names": list of 3
 │  ├─ 0: "x\u{1b}[31m"
 │  ├─ 1: "y"
 │  └─ 2: "z"
-└─ "args": object "argparse.Namespace"
+└─ "args": object argparse.Namespace
    ├─ args: tuple of 0
    └─ state: dict of 1
       └─ "lr": 0.5"#;
@@ -54,22 +54,43 @@ fn a_tree_keeps_to_its_limits() {
 fn a_tree_names_each_kind() {
     let mut default = Dict::of_kind(DictKind::Default);
     default.factory = Some(Box::new(Value::global("builtins", "int")));
+    let mut held = TensorRef::new("w");
+    held.attributes.insert("as".to_owned(), "parameter\u{1b}".into());
+    held.attributes.insert("location".to_owned(), "cuda:0".into());
+    held.attributes.insert("requires_grad".to_owned(), true.into());
+    held.attributes.insert("state".to_owned(), Dict::from([("k", 1)]).into());
+    let mut call = Object::new(Global::new("torch", "Size"));
+    call.args = Some(Value::Tuple(vec![Value::Tuple(vec![2.into(), 3.into()])]));
+    let mut maker = Object::new(Global::new("m", "make"));
+    maker.args = Some(Value::Tuple(vec![]));
+    let mut made = Object::new(maker);
+    made.new = Some("newobj".to_owned());
     let value = Value::from(vec![
         default.into(),
         Value::Complex(1.0, -2.0),
         Value::FrozenSet(vec![1.into(), Value::Null]),
         BTreeMap::from([("k".to_owned(), Value::from(f64::NAN))]).into(),
         Value::Wtf8(hex("eda080")),
+        held.into(),
+        call.into(),
+        made.into(),
     ]);
     let expected = r#"
-list of 5
+list of 8
 ├─ 0: default dict of 0
-│  └─ (factory): global "builtins.int"
+│  └─ (factory): builtins.int
 ├─ 1: (1.0, -2.0i)
 ├─ 2: frozenset of 2: {1, null}
 ├─ 3: map of 1
 │  └─ "k": NaN
-└─ 4: text with surrogates, 3 bytes: eda080"#;
+├─ 4: text with surrogates, 3 bytes: eda080
+├─ 5: tensor "w" (parameter\u{1b}, location "cuda:0", requires_grad)
+│  └─ "state": dict of 1
+│     └─ "k": 1
+├─ 6: torch.Size(tuple of 2: (2, 3))
+└─ 7: object of a class that is an object
+   ├─ new: "newobj"
+   └─ class: m.make()"#;
     assert_eq!(value.tree(TreeOptions::default()).to_string(), expected.trim_start());
 }
 
