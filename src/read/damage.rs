@@ -44,6 +44,15 @@ fn name_damaged(header: &Header, index: &Index<'_>, e: Error) -> Error {
     e
 }
 
+/// Names the first tensor over a storage.
+pub(super) fn name_storage(index: &Index<'_>, storage: u32, e: Error) -> Error {
+    let mut tensors = (0..index.tensor_count()).filter_map(|number| index.tensor(number).ok());
+    match tensors.find(|tensor| tensor.storage == storage) {
+        Some(tensor) => e.with_tensor(tensor.name),
+        None => e,
+    }
+}
+
 impl super::Checkpoint {
     /// Verifies the data of all tensors now, on several threads, and remembers it: no later touch costs anything.
     ///
@@ -56,7 +65,17 @@ impl super::Checkpoint {
     pub fn check_data(&self) -> Result<()> {
         self.check_index()?;
         let (header, index) = (self.header(), self.index());
-        let Some(bytes) = self.source.resident().filter(|_| self.guest.is_none()) else {
+        if self.guest.is_some() {
+            // A storage is one block: several are verified at once.
+            let numbers = 0..u32::try_from(index.storage_count()).unwrap_or(u32::MAX);
+            let check = |number| {
+                let len = self.storage_entry(number)?.data_len;
+                let checked = self.storage_bytes(number, 0..len, true);
+                checked.map(drop).map_err(|e| self.in_file(name_storage(&index, number, e)))
+            };
+            return parallel::for_each(self.threads, numbers, || (), |(), number| check(number));
+        }
+        let Some(bytes) = self.source.resident() else {
             // One after the other: each that is long is verified by several threads.
             return (0..index.storage_count()).zip(0u32..).try_for_each(|(_, number)| {
                 let len = self.storage_entry(number)?.data_len;

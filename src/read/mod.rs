@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "fs")]
 use std::sync::OnceLock;
 
-pub use guest::GuestIndex;
+pub use guest::{Checked, GuestIndex};
 #[cfg(feature = "fs")]
 pub(crate) use load::{load, read_whole};
 pub(crate) use open::read_start;
@@ -349,6 +349,9 @@ impl Checkpoint {
 
     /// The bytes of a storage, unverified, addressed from its own start.
     fn storage_data(&self, number: u32, storage: &StorageEntry<'_>) -> Result<Window<'_>> {
+        if let Some(own) = self.own(number) {
+            return Ok(Window::new(0, own.bytes(&self.source)?));
+        }
         let bytes = match self.source.resident() {
             Some(all) => Window::new(0, all).get(&storage.place())?,
             #[cfg(feature = "fs")]
@@ -369,6 +372,12 @@ impl Checkpoint {
         mut take: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let storage = self.storage_entry(number)?;
+        if let Some(own) = self.own(number) {
+            if range.start > range.end || range.end > storage.data_len {
+                return Err(window::outside(&range));
+            }
+            return own.stream(&self.source, range, &mut take);
+        }
         #[cfg(feature = "fs")]
         let in_memory = self.source.resident().is_some() || self.is_loaded(number);
         #[cfg(not(feature = "fs"))]

@@ -98,7 +98,7 @@ impl<'a> TensorView<'a> {
     /// If the storage's record is broken.
     pub fn storage_crc32(&self) -> Result<Option<u32>> {
         let storage = self.checkpoint.index().storage_of(&self.entry).map_err(|e| self.in_file(e))?;
-        Ok(self.is_checksummed().then_some(storage.crc32))
+        Ok(self.checkpoint.has_crc(self.entry.storage).then_some(storage.crc32))
     }
 
     /// The length of its whole storage in bytes.
@@ -112,8 +112,12 @@ impl<'a> TensorView<'a> {
     /// Where its first byte lies in the file.
     ///
     /// # Errors
-    /// If the storage's record is broken.
+    /// If the storage's record is broken; [`InvalidInput`](ErrorKind::InvalidInput) if a file of another format does not have its bytes as they
+    /// are.
     pub fn file_offset(&self) -> Result<u64> {
+        if self.checkpoint.own(self.entry.storage).is_some() {
+            return Err(self.in_file(Error::invalid("its bytes are in the file in another form")));
+        }
         let storage = self.checkpoint.index().storage_of(&self.entry).map_err(|e| self.in_file(e))?;
         Ok(storage.in_file(&self.entry.range()).start)
     }

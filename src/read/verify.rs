@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::damage;
 use super::guest::Guest;
 use super::open::{Head, read_exact};
 use super::parallel;
@@ -166,6 +167,18 @@ pub(crate) fn verify_guest(
     parallel::for_each(options.threads, storages, nothing, |buffer, number| {
         let buffer = buffer.as_mut().map_err(|e| Error::new(e.kind(), e.reason()))?;
         let Some(storage) = index.storage(number)? else { return Ok(()) };
+        if let Some(own) = guest.own(number)
+            && guest.is_checked(number)
+        {
+            let mut progress = |piece: &[u8]| {
+                options.progress.into_iter().for_each(|progress| progress(len_u64(piece.len())));
+                Ok(())
+            };
+            let Err(e) = own.stream(source, 0..storage.data_len, &mut progress) else { return Ok(()) };
+            let at = e.offset().unwrap_or(0);
+            findings.add(at, damage::name_storage(&index, number, e))?;
+            return findings.bad_storage(number, at);
+        }
         if !guest.has_crc(number) {
             unchecked.fetch_add(1, Ordering::Relaxed);
             return Ok(());
@@ -239,6 +252,13 @@ impl Findings {
             bad_blocks: Mutex::default(),
             described: AtomicSet::new(tensor_count),
         }
+    }
+
+    /// Takes a storage that cannot be made from the file.
+    fn bad_storage(&self, storage: u32, at: u64) -> Result<()> {
+        let bad = BadBlock { storage, block: 0, bytes: at..at };
+        self.bad_blocks.lock().unwrap_or_else(PoisonError::into_inner).push(bad);
+        Ok(())
     }
 
     /// Takes a block whose CRC disagrees.

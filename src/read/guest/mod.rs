@@ -3,6 +3,11 @@
 //! A guest (in `foreign`) reads the structure of its format and says here where storages and tensors lie. From that an index is made
 //! in memory, over the same bytes; from then on there is no difference.
 
+mod own;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
 use super::open::Head;
 use super::touched::AtomicSet;
 use super::{Checkpoint, TensorView};
@@ -14,7 +19,10 @@ use crate::format::layout;
 use crate::format::limits::Limits;
 use crate::format::value::Value;
 use crate::format::{len_u64, len_usize};
-use crate::source::{AlignedBytes, Source};
+use crate::source::{AlignedBytes, ReadAt, Source};
+
+pub use own::Checked;
+pub(crate) use own::Own;
 
 /// A guest has one block for each storage, however long.
 const WHOLE_STORAGE_LOG2: u8 = 63;
@@ -28,6 +36,8 @@ pub struct GuestIndex {
     extras: Extras,
     /// For each storage, whether the format has a CRC of it.
     checked: Vec<bool>,
+    /// Storages that do not lie in the file as they are.
+    own: BTreeMap<u32, Own>,
 }
 
 /// What is kept of a guest.
@@ -37,12 +47,23 @@ pub(crate) struct Guest {
     pub(crate) version: String,
     /// The storages of which there is a CRC.
     checked: AtomicSet,
+    own: BTreeMap<u32, Own>,
 }
 
 impl Guest {
     /// Whether there is a CRC of a storage.
     pub(crate) fn has_crc(&self, storage: u32) -> bool {
         len_usize(storage.into()).is_some_and(|storage| self.checked.contains(storage))
+    }
+
+    /// Whether the bytes of a storage are known to be right, one way or another.
+    pub(crate) fn is_checked(&self, storage: u32) -> bool {
+        self.own.get(&storage).map_or_else(|| self.has_crc(storage), Own::is_checked)
+    }
+
+    /// A storage that does not lie in the file as it is.
+    pub(crate) fn own(&self, storage: u32) -> Option<&Own> {
+        self.own.get(&storage)
     }
 }
 
@@ -55,6 +76,7 @@ impl GuestIndex {
             catalog: Catalog::default(),
             extras: Extras::default(),
             checked: Vec::new(),
+            own: BTreeMap::new(),
         }
     }
 
@@ -76,6 +98,59 @@ impl GuestIndex {
             self.catalog.blocks.push(crc32.unwrap_or(0));
         }
         self.checked.push(crc32.is_some() || byte_len == 0);
+        Ok(number)
+    }
+
+    /// Adds a storage that is in memory, because the file has it in another form, such as numbers one by one.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there are too many; [`Io`](crate::ErrorKind::Io) without memory for it.
+    pub fn held_storage(&mut self, bytes: &[u8]) -> Result<u32> {
+        let held = AlignedBytes::copy_of(bytes).map_err(|e| Error::io("cannot hold the storage in memory", e))?;
+        self.own_storage(Own::Held(held))
+    }
+
+    /// Adds a storage whose bytes are made from the file when they are touched: inflated, decoded, or put in another order.
+    ///
+    /// `make` gets the file, and writes exactly `byte_len` bytes, the same each time. What is touched is made once and kept;
+    /// what is only copied or verified is not kept.
+    ///
+    /// ```
+    /// # fn main() -> dolmen::Result<()> {
+    /// use dolmen::read::Checked;
+    /// use dolmen::{DType, GuestIndex, OpenOptions};
+    ///
+    /// // A file of big-endian numbers.
+    /// let mut guest = GuestIndex::new("table", "1");
+    /// let storage = guest.made_storage(4, Checked::Never, |file, out| {
+    ///     let mut bytes = [0; 4];
+    ///     file.read_exact_at(&mut bytes, 0).map_err(|e| dolmen::Error::io("cannot read", e))?;
+    ///     bytes.reverse();
+    ///     out.write_all(&bytes).map_err(|e| dolmen::Error::io("cannot write", e))
+    /// })?;
+    /// guest.tensor("number", DType::U32, vec![], None, storage, 0)?;
+    /// let ckpt = OpenOptions::new().guest_from_bytes(&[0, 0, 1, 2], guest)?;
+    /// assert_eq!(ckpt.tensor("number")?.as_slice::<u32>()?, [258]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there are too many. When the bytes are touched, what `make` says, and
+    /// [`Malformed`](crate::ErrorKind::Malformed) if it writes another number of them.
+    pub fn made_storage(
+        &mut self,
+        byte_len: u64,
+        checked: Checked,
+        make: impl Fn(&dyn ReadAt, &mut dyn Write) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<u32> {
+        self.own_storage(Own::made(byte_len, checked, make))
+    }
+
+    fn own_storage(&mut self, own: Own) -> Result<u32> {
+        // Where it would lie in the file means nothing.
+        let number = self.storage(0, own.len(), own.crc32())?;
+        self.own.insert(number, own);
         Ok(number)
     }
 
@@ -124,7 +199,9 @@ impl Checkpoint {
     pub(crate) fn of_guest(source: Source, guest: GuestIndex, limits: Limits) -> Result<Checkpoint> {
         let file_len = super::open::source_len(&source)?;
         let inside = |s: &Storage| s.data_offset.checked_add(s.data_len).is_some_and(|end| end <= file_len);
-        if let Some(storage) = guest.catalog.storages.iter().find(|storage| !inside(storage)) {
+        let mut in_file =
+            guest.catalog.storages.iter().zip(0..).filter(|(_, n)| !guest.own.contains_key(n)).map(|(s, _)| s);
+        if let Some(storage) = in_file.find(|storage| !inside(storage)) {
             let message = format!(
                 "a storage of {} bytes at byte {} does not lie in a file of {file_len}",
                 storage.data_len, storage.data_offset
@@ -146,16 +223,19 @@ impl Checkpoint {
         let head = Head::parse(header, &index, &limits)?;
         let mut checkpoint = Checkpoint::new(head, source, Some(index), limits);
         let checked = AtomicSet::new(guest.checked.len());
-        // What cannot be verified is not verified again and again: its block counts as done.
+        // What cannot be verified is not verified again and again: its block counts as done. So does what is verified when it is made.
         let index = checkpoint.index();
         for ((number, storage), has_crc) in (0..).zip(0u32..).zip(guest.checked) {
             if has_crc {
                 checked.insert(number);
-            } else if let Some(storage) = index.storage(storage)? {
+            }
+            if (!has_crc || guest.own.contains_key(&storage))
+                && let Some(storage) = index.storage(storage)?
+            {
                 checkpoint.verified.insert(storage.first_block);
             }
         }
-        checkpoint.guest = Some(Guest { format: guest.format, version: guest.version, checked });
+        checkpoint.guest = Some(Guest { format: guest.format, version: guest.version, checked, own: guest.own });
         Ok(checkpoint)
     }
 
@@ -163,11 +243,21 @@ impl Checkpoint {
     pub(super) fn has_crc(&self, storage: u32) -> bool {
         self.guest.as_ref().is_none_or(|guest| guest.has_crc(storage))
     }
+
+    /// Whether the bytes of a storage are verified, one way or another.
+    fn is_checked(&self, storage: u32) -> bool {
+        self.guest.as_ref().is_none_or(|guest| guest.is_checked(storage))
+    }
+
+    /// A storage of a guest that does not lie in the file as it is.
+    pub(super) fn own(&self, storage: u32) -> Option<&Own> {
+        self.guest.as_ref()?.own(storage)
+    }
 }
 
 impl TensorView<'_> {
-    /// Whether its bytes can be verified: always in a Dolmen file, and in others if they have a CRC of it.
+    /// Whether its bytes can be verified: always in a Dolmen file, and in others if they have a CRC of it, or of what it is made from.
     pub fn is_checksummed(&self) -> bool {
-        self.checkpoint().has_crc(self.storage())
+        self.checkpoint().is_checked(self.storage())
     }
 }
