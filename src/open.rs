@@ -51,7 +51,9 @@ impl OpenOptions {
             None => crate::read::load(&file, &self.limits, self.threads),
             Some(guest) => {
                 let bytes = crate::read::read_whole(&file, self.threads)?;
-                Checkpoint::of_guest(Source::Heap(bytes), guest, self.limits)
+                let checkpoint =
+                    Checkpoint::of_guest(Source::Heap(bytes), guest, self.limits)?.with_threads(self.threads);
+                checkpoint.check_data().map(|()| checkpoint)
             }
         };
         at(path.as_ref(), open).map(|checkpoint| checkpoint.with_threads(self.threads))

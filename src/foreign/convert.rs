@@ -108,7 +108,11 @@ fn import(input: &Path, builder: &mut Builder<'_>, notes: &mut Notes, options: &
     let start = start.get_mut(..usize::try_from(len).unwrap_or(usize::MAX).min(DIAGNOSIS_LEN)).unwrap_or_default();
     file.read_exact_at(start, 0).map_err(|e| Error::io("cannot read", e))?;
     match recognise(start) {
-        #[cfg(feature = "npy")]
+        #[cfg(feature = "torch")]
+        Some(Kind::Torch) => Ok(false),
+        #[cfg(feature = "torch")]
+        Some(Kind::Zip) if super::torch::is_archive(&file, &options.limits) => Ok(false),
+        #[cfg(all(feature = "npy", not(feature = "torch")))]
         Some(Kind::Torch) => Err(super::npz::torch()),
         #[cfg(feature = "npy")]
         Some(Kind::Npz | Kind::Zip) => {

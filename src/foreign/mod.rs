@@ -31,7 +31,7 @@ mod notes;
 pub mod npy;
 #[cfg(feature = "npy")]
 pub mod npz;
-#[cfg(feature = "npy")]
+#[cfg(any(feature = "npy", feature = "torch"))]
 mod positioned;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;
@@ -144,6 +144,10 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
         Some(Kind::Safetensors) => safetensors::read_index(source, limits).map(Some),
         #[cfg(feature = "npy")]
         Some(Kind::Npy) => npy::read_index(source, limits).map(Some),
+        #[cfg(feature = "torch")]
+        Some(Kind::Torch) => torch::read_index(start, source, limits).map(Some),
+        #[cfg(feature = "torch")]
+        Some(Kind::Zip) if torch::is_archive(source, limits) => torch::read_index(start, source, limits).map(Some),
         _ => {
             let _ = (source, limits);
             Ok(None)

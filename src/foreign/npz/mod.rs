@@ -8,8 +8,10 @@
 mod read;
 mod write;
 
+pub(super) use read::check;
 pub use read::import;
-pub(super) use read::{check, torch};
+#[cfg(not(feature = "torch"))]
+pub(super) use read::torch;
 pub use write::{save, write};
 
 /// What the entries of arrays end with.

@@ -86,11 +86,11 @@ fn open<S: std::ops::Deref<Target: ReadAt>>(source: S) -> Result<Archive<S>> {
     Ok(archive)
 }
 
-/// The error for a PyTorch checkpoint.
+/// The error for a PyTorch checkpoint, where such are not read.
 #[cold]
 pub(crate) fn torch() -> Error {
-    let e = Error::new(ErrorKind::UnsupportedVersion, "PyTorch checkpoints are not supported yet");
-    e.with_advice("save it with safetensors, from Python, and convert that")
+    let e = Error::new(ErrorKind::UnsupportedVersion, "this is a PyTorch checkpoint, not an archive of NumPy arrays");
+    e.with_advice("read it with Dolmen's feature `torch`")
 }
 
 /// What the archive's reader says is wrong.

@@ -1,1 +1,43 @@
 //! PyTorch's checkpoints (`.pt`, `.pth`): read in place, converted, and written, without Python and without running anything.
+//!
+//! ```text
+//! archive   the directory of the ZIP, read strictly         legacy   files from before version 1.6
+//! pickle    a machine that executes nothing: a graph
+//! rebuild   what the graph means: document, tensors, storages
+//! made      bytes in another form than the file has them
+//! ```
+
+mod archive;
+mod assemble;
+mod legacy;
+mod made;
+mod pickle;
+mod rebuild;
+pub mod vocabulary;
+mod zip;
+
+pub(crate) use archive::is_torch as is_archive;
+use assemble::Assembled;
+pub use rebuild::LIST_LEN;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::limits::Limits;
+use crate::read::GuestIndex;
+use crate::source::ReadAt;
+
+#[cold]
+fn wrong(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Malformed, message)
+}
+
+/// The index of a PyTorch checkpoint of any kind.
+///
+/// # Errors
+/// What is wrong with it, or which variant it is that is not read.
+pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
+    if start.starts_with(super::TORCH_LEGACY_MAGIC) {
+        legacy::read_index(source, limits)
+    } else {
+        zip::read_index(source, limits)
+    }
+}

@@ -1,0 +1,102 @@
+//! From what a pickle means to the index of a guest.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::made::{self, Form};
+use super::rebuild::{Found, Planned, Rebuilt};
+use super::zip;
+use crate::error::Result;
+use crate::format::limits::Limits;
+use crate::read::{Checked, GuestIndex};
+
+/// A guest's index in the making: of one pickle, or several.
+pub(super) struct Assembled {
+    index: GuestIndex,
+    names: HashSet<String>,
+}
+
+impl Assembled {
+    pub(super) fn new(format: &'static str, version: &str) -> Assembled {
+        Assembled { index: GuestIndex::new(format, version), names: HashSet::new() }
+    }
+
+    /// Adds all of a pickle; of one that has a prefix, only tensors and storages. `inflated` is the pickle, if it is not in the file as
+    /// it is.
+    pub(super) fn add(&mut self, rebuilt: Rebuilt, prefix: Option<&str>, inflated: Option<Arc<Vec<u8>>>) -> Result<()> {
+        let mut numbers = Vec::with_capacity(rebuilt.storages.len());
+        for planned in rebuilt.storages {
+            numbers.push(self.storage(planned, inflated.as_ref())?);
+        }
+        for tensor in rebuilt.tensors {
+            let name = match prefix {
+                None => tensor.name,
+                Some(prefix) => self.unused(&format!("{prefix}.{}", tensor.name)),
+            };
+            let Some(&storage) = numbers.get(tensor.storage) else {
+                return Err(super::wrong("its storage is lost").with_tensor(&name));
+            };
+            self.index.tensor(&name, tensor.dtype, tensor.shape, tensor.strides, storage, tensor.start)?;
+            self.names.insert(name);
+        }
+        if prefix.is_none() {
+            self.index.document(rebuilt.document);
+        }
+        Ok(())
+    }
+
+    fn unused(&self, name: &str) -> String {
+        let mut unused = name.to_owned();
+        while self.names.contains(&unused) {
+            unused.push('\'');
+        }
+        unused
+    }
+
+    fn storage(&mut self, planned: Planned, inflated: Option<&Arc<Vec<u8>>>) -> Result<u32> {
+        let index = &mut self.index;
+        match planned {
+            Planned::Found { found: Found::InFile { offset, len, crc32 }, swap: None, copy: false } => {
+                index.storage(offset, len, crc32)
+            }
+            Planned::Found { found: Found::InFile { offset, len, crc32 }, swap, copy: _ } => {
+                let form = Form { latin1: false, swap };
+                index.made_storage(len, checked(crc32, swap), move |source, out| {
+                    made::transfer(source, (offset, len), crc32, form, out)
+                })
+            }
+            Planned::Found { found: Found::Record(record), swap, copy: _ } => {
+                let form = Form { latin1: false, swap };
+                index.made_storage(record.len, checked(record.crc32, swap), move |source, out| {
+                    zip::transfer(source, &record, form, out)
+                })
+            }
+            Planned::Held(bytes) => index.held_storage(&bytes),
+            Planned::Payload { payload, form, len, crc32 } => {
+                let range = (payload.offset, payload.len);
+                match inflated.map(Arc::clone) {
+                    None => index.made_storage(len, Checked::Crc32(crc32), move |source, out| {
+                        made::transfer(source, range, None, form, out)
+                    }),
+                    Some(held) => index.made_storage(len, Checked::Crc32(crc32), move |_, out| {
+                        made::transfer(&*held, range, None, form, out)
+                    }),
+                }
+            }
+        }
+    }
+
+    pub(super) fn finish(self, limits: &Limits) -> Result<GuestIndex> {
+        limits.check("the number of tensors,", crate::format::len_u64(self.names.len()), limits.max_tensors)?;
+        Ok(self.index)
+    }
+}
+
+/// How a record's bytes are known to be right once they are in another form.
+fn checked(crc32: Option<u32>, swap: Option<u8>) -> Checked {
+    match (crc32, swap) {
+        (None, _) => Checked::Never,
+        (Some(_), Some(_)) => Checked::WhenMade,
+        (Some(crc32), None) => Checked::Crc32(crc32),
+    }
+}

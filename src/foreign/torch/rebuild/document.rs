@@ -1,0 +1,402 @@
+//! From the graph to the document, and to the tensors and storages that it speaks of.
+
+use super::super::pickle::{Call, Graph, How, Items, Ref};
+use super::super::vocabulary::{self, TorchDType};
+use super::budget::Budget;
+use super::lists;
+use super::meaning::{self, Blob, Dictionary, Elements, Meaning};
+use super::names::Names;
+use super::shared;
+use super::storages::Storages;
+use super::tensor::{Data, StorageId, Tensor};
+use super::{Rebuilt, RebuiltTensor};
+use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::format::dtype::DType;
+use crate::format::layout;
+use crate::format::len_usize;
+use crate::format::value::{Dict, Global, MAX_DEPTH, Object, TensorRef, Value};
+
+/// What a value costs besides its bytes, roughly.
+const VALUE_COST: u64 = 32;
+
+pub(super) struct Document<'g, 'c> {
+    graph: &'g Graph,
+    counts: Vec<u8>,
+    /// For each node that is shared and has begun, its number among those, and one.
+    numbers: Vec<u64>,
+    begun: u64,
+    depth: usize,
+    names: Names,
+    storages: Storages<'c>,
+    tensors: Vec<RebuiltTensor>,
+    budget: Budget,
+}
+
+#[cold]
+fn wrong(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Malformed, message)
+}
+
+// Values are made in the order of their encoding, for that is how shared ones are numbered. Each kind has a function of its own,
+// so that the frames on the way down stay small.
+impl<'g, 'c> Document<'g, 'c> {
+    pub(super) fn new(graph: &'g Graph, counts: Vec<u8>, storages: Storages<'c>, budget: Budget) -> Document<'g, 'c> {
+        let numbers = vec![0; counts.len()];
+        let names = Names::default();
+        Document { graph, counts, numbers, begun: 0, depth: 0, names, storages, tensors: Vec::new(), budget }
+    }
+
+    pub(super) fn build(mut self, root: Ref) -> Result<Rebuilt> {
+        let document = self.value(root)?;
+        Ok(Rebuilt { document, storages: self.storages.planned, tensors: self.tensors })
+    }
+
+    fn value(&mut self, value: Ref) -> Result<Value> {
+        self.budget.spend(VALUE_COST)?;
+        match value {
+            Ref::None => Ok(Value::Null),
+            Ref::Bool(value) => Ok(Value::Bool(value)),
+            Ref::Int(value) => Ok(Value::Int(value)),
+            Ref::Float(value) => Ok(Value::Float(value)),
+            Ref::Node(node) => self.node(value, len_usize(node.into()).unwrap_or(usize::MAX)),
+        }
+    }
+
+    fn node(&mut self, value: Ref, node: usize) -> Result<Value> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Error::new(ErrorKind::Limit, format!("the objects nest more than {MAX_DEPTH} deep")));
+        }
+        self.depth = self.depth.saturating_add(1);
+        let made = self.node_within(value, node);
+        self.depth = self.depth.saturating_sub(1);
+        made
+    }
+
+    fn node_within(&mut self, value: Ref, node: usize) -> Result<Value> {
+        let graph = self.graph;
+        let meaning = meaning::of(graph, value);
+        if self.counts.get(node).is_none_or(|&count| count < 2) || shared::is_repeated(&meaning) {
+            return self.meant(&meaning);
+        }
+        if let Some(number) = self.numbers.get(node).and_then(|number| number.checked_sub(1)) {
+            return Ok(Value::SharedRef(number));
+        }
+        self.begun = self.begun.saturating_add(1);
+        if let Some(number) = self.numbers.get_mut(node) {
+            *number = self.begun;
+        }
+        Ok(Value::Shareable(Box::new(self.meant(&meaning)?)))
+    }
+
+    fn meant(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
+        match meaning {
+            Meaning::List(items) => self.list(items),
+            Meaning::Tuple(items) => Ok(Value::Tuple(self.sequence(items)?)),
+            Meaning::Set(items) => Ok(Value::Set(self.elements(*items)?)),
+            Meaning::FrozenSet(items) => Ok(Value::FrozenSet(self.elements(*items)?)),
+            Meaning::Dict(dict) => self.dict(dict),
+            Meaning::Tensor(tensor) => self.tensor(tensor),
+            Meaning::Object(call) => self.object(call),
+            leaf => self.leaf(leaf),
+        }
+    }
+
+    /// What holds no other values.
+    fn leaf(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
+        match meaning {
+            Meaning::Bool(value) => Ok(Value::Bool(*value)),
+            Meaning::Int(value) => Ok(Value::Int(*value)),
+            Meaning::Float(value) => Ok(Value::Float(*value)),
+            Meaning::Integer(bytes) => Ok(Value::integer_from_le_bytes(bytes)),
+            Meaning::Complex(real, imaginary) => Ok(Value::Complex(*real, *imaginary)),
+            Meaning::Text(blob) => Value::from_wtf8(self.read(*blob)?).map_err(|_| wrong("a text is not UTF-8")),
+            Meaning::OldText(blob) => {
+                // PyTorch takes it for UTF-8.
+                let bytes = self.read(*blob)?;
+                Ok(String::from_utf8(bytes).map_or_else(|e| Value::Bytes(e.into_bytes()), Value::Text))
+            }
+            Meaning::Bytes(blob) => Ok(Value::Bytes(self.read(*blob)?)),
+            Meaning::ByteArray(blob) => Ok(Value::ByteArray(self.read(*blob)?)),
+            Meaning::Global(module, name) => Ok(Value::from(Global::new(*module, name.as_str()))),
+            Meaning::Extension(code) => {
+                let mut object = Object::new(Value::Null);
+                object.new = Some("extension".to_owned());
+                object.args = Some(Value::Tuple(vec![Value::Int(*code)]));
+                Ok(Value::from(object))
+            }
+            Meaning::UnknownId => {
+                Err(wrong("a persistent id means no storage that is known").with_advice("it is not one of PyTorch's"))
+            }
+            Meaning::Null
+            | Meaning::List(_)
+            | Meaning::Tuple(_)
+            | Meaning::Set(_)
+            | Meaning::FrozenSet(_)
+            | Meaning::Dict(_)
+            | Meaning::Tensor(_)
+            | Meaning::Object(_) => Ok(Value::Null),
+        }
+    }
+
+    fn read(&mut self, blob: Blob<'_>) -> Result<Vec<u8>> {
+        self.storages.read(blob, &mut self.budget)
+    }
+
+    fn list(&mut self, items: &'g Items) -> Result<Value> {
+        if let Some(dtype) = lists::dtype_of(items) {
+            return self.list_tensor(items, dtype);
+        }
+        let mut list = Vec::with_capacity(items.len());
+        for i in 0..items.len() {
+            let Some(item) = items.get(i) else { break };
+            list.push(self.at(i, item)?);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn list_tensor(&mut self, items: &Items, dtype: DType) -> Result<Value> {
+        let (storage, start) = self.storages.of_list(items, dtype);
+        let shape = vec![crate::format::len_u64(items.len())];
+        let name = self.add(dtype, shape, None, storage, start)?;
+        Ok(Value::from(TensorRef::list(name)))
+    }
+
+    fn sequence(&mut self, items: &[Ref]) -> Result<Vec<Value>> {
+        let mut values = Vec::with_capacity(items.len());
+        for (i, &item) in items.iter().enumerate() {
+            values.push(self.at(i, item)?);
+        }
+        Ok(values)
+    }
+
+    fn elements(&mut self, elements: Elements<'g>) -> Result<Vec<Value>> {
+        let mut values = Vec::new();
+        for (i, item) in elements.iter().enumerate() {
+            values.push(self.at(i, item)?);
+        }
+        Ok(values)
+    }
+
+    /// The value at a position.
+    fn at(&mut self, position: usize, value: Ref) -> Result<Value> {
+        match value {
+            Ref::Node(_) => {
+                let left = self.names.enter(&position.to_string());
+                let made = self.value(value);
+                self.names.leave(left);
+                made
+            }
+            small => self.value(small),
+        }
+    }
+
+    /// The value under a key.
+    fn under(&mut self, key: &str, value: Ref) -> Result<Value> {
+        let left = self.names.enter(key);
+        let made = self.value(value);
+        self.names.leave(left);
+        made
+    }
+
+    fn dict(&mut self, dict: &Dictionary<'g>) -> Result<Value> {
+        let mut made = Dict::of_kind(dict.kind);
+        made.entries = self.entries(dict.entries, &[])?;
+        if let Some(factory) = dict.factory {
+            made.factory = Some(Box::new(self.under("factory", factory)?));
+        }
+        if let Some(attributes) = dict.attributes {
+            made.attributes = Some(Box::new(self.under("attributes", attributes)?));
+        }
+        Ok(Value::from(made))
+    }
+
+    /// Pairs of keys and values; values under one of the `silent` keys are named as if they were not under it.
+    fn entries(&mut self, entries: &[(Ref, Ref)], silent: &[&str]) -> Result<Vec<(Value, Value)>> {
+        let mut made = Vec::with_capacity(entries.len());
+        for (i, &(key, value)) in entries.iter().enumerate() {
+            let key = self.under("key", key)?;
+            let value = match &key {
+                Value::Text(text) if silent.contains(&text.as_str()) => self.value(value)?,
+                Value::Text(text) => self.under(text, value)?,
+                Value::Int(number) => self.under(&number.to_string(), value)?,
+                _ => self.at(i, value)?,
+            };
+            made.push((key, value));
+        }
+        Ok(made)
+    }
+
+    fn object(&mut self, call: &'g Call) -> Result<Value> {
+        let args = self.graph.tuple(call.args).unwrap_or_default();
+        let args = Value::Tuple(self.sequence(args)?);
+        let mut object = Object::new(self.under("class", call.callable)?);
+        object.args = Some(args);
+        if !call.items.is_empty() {
+            object.items = Some(self.sequence(&call.items)?);
+        }
+        if let Some(state) = call.state {
+            object.state = Some(self.state(state)?);
+        }
+        match call.how {
+            How::Call => {}
+            How::New => object.new = Some("newobj".to_owned()),
+            How::NewWith(kwargs) => {
+                object.new = Some("newobj_ex".to_owned());
+                if let Meaning::Dict(kwargs) = meaning::of(self.graph, kwargs) {
+                    object.kwargs = Some(self.entries(kwargs.entries, &[])?);
+                }
+            }
+        }
+        if !call.entries.is_empty() {
+            object.entries = Some(self.entries(&call.entries, &[])?);
+        }
+        Ok(Value::from(object))
+    }
+
+    /// The state of an object. Of one that is a module, what PyTorch sorts its members into is no part of their names.
+    fn state(&mut self, state: Ref) -> Result<Value> {
+        const MEMBERS: [&str; 3] = ["_parameters", "_buffers", "_modules"];
+        if let Meaning::Dict(dict) = meaning::of(self.graph, state)
+            && dict.factory.is_none()
+            && dict.attributes.is_none()
+            && dict.kind == crate::format::value::DictKind::Plain
+            && let Ref::Node(node) = state
+            && len_usize(node.into()).and_then(|node| self.counts.get(node)).is_none_or(|&count| count < 2)
+        {
+            let names = |name: &str| dict.entries.iter().any(|&(key, _)| self.graph.text(key) == Some(name));
+            let silent: &[&str] = if MEMBERS.into_iter().all(names) { &MEMBERS } else { &[] };
+            self.budget.spend(VALUE_COST)?;
+            self.depth = self.depth.saturating_add(1);
+            let entries = self.entries(dict.entries, silent);
+            self.depth = self.depth.saturating_sub(1);
+            let mut made = Dict::new();
+            made.entries = entries?;
+            return Ok(Value::from(made));
+        }
+        self.value(state)
+    }
+
+    fn tensor(&mut self, tensor: &Tensor<'g>) -> Result<Value> {
+        let name = self.place(tensor)?;
+        let mut made = TensorRef::new(name);
+        let mut put = |key: &str, value: Value| drop(made.attributes.insert(key.to_owned(), value));
+        let held = &tensor.held;
+        if let Some(kind) = held.kind {
+            put(vocabulary::AS, Value::from(kind));
+        }
+        for (key, flag) in [
+            (vocabulary::REQUIRES_GRAD, held.requires_grad),
+            (vocabulary::CONJ, held.conj),
+            (vocabulary::NEG, held.neg),
+        ] {
+            if flag {
+                put(key, Value::Bool(true));
+            }
+        }
+        if held.big_endian {
+            put(vocabulary::BYTE_ORDER, Value::from(vocabulary::BIG));
+        }
+        if let Some(dtype) = held.dtype {
+            put(vocabulary::DTYPE, Value::from(dtype));
+        }
+        if let Data::Storage(id) = &tensor.data
+            && id.location != vocabulary::CPU
+        {
+            put(vocabulary::LOCATION, Value::from(id.location));
+        }
+        // What holds further values, in the order of the encoding: shorter keys first.
+        let mut further = tensor.further.clone();
+        further.sort_by_key(|(key, _)| (key.len(), *key));
+        for (key, value) in further.iter().filter(|(key, _)| key.len() < vocabulary::METADATA.len()) {
+            let value = self.under(key, *value)?;
+            made.attributes.insert((*key).to_owned(), value);
+        }
+        if !tensor.metadata.is_empty() {
+            let mut metadata = Dict::new();
+            metadata.entries = self.entries(&tensor.metadata, &[])?;
+            made.attributes.insert(vocabulary::METADATA.to_owned(), Value::from(metadata));
+        }
+        for (key, value) in further.iter().filter(|(key, _)| key.len() >= vocabulary::METADATA.len()) {
+            let value = self.under(key, *value)?;
+            made.attributes.insert((*key).to_owned(), value);
+        }
+        Ok(Value::from(made))
+    }
+
+    /// Lists the tensor; gives its name.
+    fn place(&mut self, tensor: &Tensor<'_>) -> Result<String> {
+        let Tensor { dtype, shape, strides, .. } = tensor;
+        let strides = strides.clone().filter(|strides| !layout::strides_are_contiguous(shape, strides));
+        let (storage, start) = match &tensor.data {
+            Data::Storage(id) => {
+                let number = self.storages.of_id(id).map_err(|e| self.with_path(e))?;
+                let start = self.start_in(id, tensor, strides.as_deref(), self.storages.len_of(number));
+                (number, start.map_err(|e| self.with_path(e))?)
+            }
+            Data::Blob(blob, swap) => {
+                let len = layout::element_count(shape, dtype.bits())
+                    .and_then(|count| layout::contiguous_len(count, dtype.bits()))
+                    .unwrap_or(u64::MAX);
+                let place = self.storages.of_blob(*blob, *dtype, *swap, len, &mut self.budget);
+                place.map_err(|e| self.with_path(e))?
+            }
+        };
+        self.add(*dtype, shape.clone(), strides, storage, start)
+    }
+
+    /// The byte of its storage at which a tensor begins; checks that it ends within it.
+    fn start_in(&self, id: &StorageId<'_>, tensor: &Tensor<'_>, strides: Option<&[u64]>, len: u64) -> Result<u64> {
+        let Tensor { dtype, shape, offset, .. } = tensor;
+        let size = u64::from(dtype.bits().div_euclid(8));
+        let overflows = || wrong("where it lies in its storage overflows");
+        // A view of a part of the storage begins there, and ends there.
+        let unit = id.dtype.map_or(1, TorchDType::element_len);
+        let (first, end) = match id.view {
+            None => (0, len),
+            Some((first, count)) => {
+                let first = first.checked_mul(unit).ok_or_else(overflows)?;
+                (first, count.checked_mul(unit).and_then(|len| first.checked_add(len)).ok_or_else(overflows)?)
+            }
+        };
+        if end > len {
+            return Err(wrong(format!("a view of storage {} ends at byte {end} of {len}", quoted(id.key))));
+        }
+        let start = offset.checked_mul(size).and_then(|start| start.checked_add(first)).ok_or_else(overflows)?;
+        let extent = layout::extent(shape, strides, dtype.bits()).ok_or_else(overflows)?;
+        if extent == 0 {
+            // An empty tensor may be said to begin anywhere.
+            return Ok(start.min(len).saturating_sub(start.min(len).checked_rem(size).unwrap_or(0)));
+        }
+        match start.checked_add(extent) {
+            Some(tensor_end) if tensor_end <= end => Ok(start),
+            tensor_end => {
+                let tensor_end = tensor_end.unwrap_or(u64::MAX);
+                let message = format!(
+                    "shape {shape:?} with strides {:?} ends at byte {tensor_end} of storage {}, which has {end}",
+                    strides.map_or_else(|| layout::contiguous_strides(shape), <[u64]>::to_vec),
+                    quoted(id.key)
+                );
+                Err(wrong(message).with_numbers(end, tensor_end))
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        dtype: DType,
+        shape: Vec<u64>,
+        strides: Option<Vec<u64>>,
+        storage: usize,
+        start: u64,
+    ) -> Result<String> {
+        let name = self.names.give();
+        // The name is in the document, in the index, and in the list of names given.
+        self.budget.spend(crate::format::len_u64(name.len()))?;
+        self.tensors.push(RebuiltTensor { name: name.clone(), dtype, shape, strides, storage, start });
+        Ok(name)
+    }
+
+    fn with_path(&self, e: Error) -> Error {
+        e.with_tensor(&self.names.shown())
+    }
+}

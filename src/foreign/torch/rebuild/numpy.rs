@@ -1,0 +1,160 @@
+//! NumPy's arrays and scalars within a pickle.
+
+use super::super::pickle::{Call, Graph, How, Name, Node, Ref};
+use super::super::vocabulary;
+use super::meaning::{self, Blob, Place, is_plain};
+use super::tensor::{Data, Tensor};
+use crate::format::dtype::DType;
+use crate::format::layout;
+
+/// Whether a name is a function of one of NumPy's modules, which have moved under `numpy._core`.
+fn is_numpy(name: &Name, module: &str, function: &str) -> bool {
+    let rest = name.module.strip_prefix("numpy.core.").or_else(|| name.module.strip_prefix("numpy._core."));
+    rest == Some(module) && &*name.name == function
+}
+
+/// The array or scalar that a call rebuilds; `None` if it is none, or one whose elements Dolmen has no dtype for.
+pub(super) fn of_call<'g>(graph: &'g Graph, call: &'g Call) -> Option<Tensor<'g>> {
+    let name = graph.global(call.callable)?;
+    let args = graph.tuple(call.args)?;
+    if is_numpy(name, "multiarray", "_reconstruct") {
+        return reconstructed(graph, call, args);
+    }
+    if !is_plain(call) {
+        return None;
+    }
+    if is_numpy(name, "multiarray", "scalar") {
+        let &[dtype, data] = args else { return None };
+        let mut tensor = array(graph, dtype, Vec::new(), data)?;
+        tensor.held.kind = Some(vocabulary::SCALAR);
+        return Some(tensor);
+    }
+    if is_numpy(name, "numeric", "_frombuffer") {
+        let &[data, dtype, shape, order] = args else { return None };
+        let mut tensor = array(graph, dtype, shape_of(graph, shape)?, data)?;
+        match graph.text(order)? {
+            "C" => {}
+            "F" => fortran(&mut tensor),
+            _ => return None,
+        }
+        return Some(tensor);
+    }
+    None
+}
+
+/// `_reconstruct(ndarray, (0,), b'b')`, and then the state `(1, shape, dtype, is_fortran, bytes)`.
+fn reconstructed<'g>(graph: &'g Graph, call: &'g Call, args: &[Ref]) -> Option<Tensor<'g>> {
+    let plain = matches!(call.how, How::Call) && call.items.is_empty() && call.entries.is_empty();
+    let &[class, _, _] = args else { return None };
+    let class = graph.global(class)?;
+    if !plain || (&*class.module, &*class.name) != ("numpy", "ndarray") {
+        return None;
+    }
+    let &[Ref::Int(1), shape, dtype, Ref::Bool(is_fortran), data] = graph.tuple(call.state?)? else { return None };
+    let mut tensor = array(graph, dtype, shape_of(graph, shape)?, data)?;
+    if is_fortran {
+        fortran(&mut tensor);
+    }
+    Some(tensor)
+}
+
+fn array<'g>(graph: &'g Graph, dtype: Ref, shape: Vec<u64>, data: Ref) -> Option<Tensor<'g>> {
+    let (dtype, big_endian) = element(graph, dtype)?;
+    let data = meaning::bytes(graph, data)?;
+    let len = layout::contiguous_len(layout::element_count(&shape, dtype.bits())?, dtype.bits())?;
+    // What is here is counted now; what stayed in the file, when it is decoded.
+    let possible = match data {
+        Blob { place: Place::Here(bytes), latin1: true } => meaning::decode_latin1(bytes)?.len(),
+        Blob { place: Place::Here(bytes), latin1: false } => bytes.len(),
+        Blob { place: Place::InFile(payload), latin1 } => {
+            let most = payload.len;
+            let least = if latin1 { most.div_ceil(2) } else { most };
+            if len < least || len > most {
+                return None;
+            }
+            crate::format::len_usize(len)?
+        }
+    };
+    if crate::format::len_u64(possible) != len {
+        return None;
+    }
+    let swapped = if big_endian { u8::try_from(component_size(dtype)).ok() } else { None };
+    let mut tensor = Tensor::new(Data::Blob(data, swapped), dtype, shape);
+    tensor.held.kind = Some(vocabulary::ARRAY);
+    tensor.held.big_endian = big_endian;
+    Some(tensor)
+}
+
+/// How long what has a byte order is: the parts of a complex number have one each.
+fn component_size(dtype: DType) -> u32 {
+    match dtype {
+        DType::C64 => 4,
+        DType::C128 => 8,
+        dtype => dtype.bits().div_euclid(8),
+    }
+}
+
+fn shape_of(graph: &Graph, shape: Ref) -> Option<Vec<u64>> {
+    let natural = |&item: &Ref| match item {
+        Ref::Int(value) => u64::try_from(value).ok(),
+        _ => None,
+    };
+    /// As many axes as NumPy has at most.
+    const MAX_RANK: usize = 64;
+    let shape = graph.tuple(shape).filter(|shape| shape.len() <= MAX_RANK)?;
+    shape.iter().map(natural).collect()
+}
+
+fn fortran(tensor: &mut Tensor<'_>) {
+    let mut reversed = tensor.shape.clone();
+    reversed.reverse();
+    let mut strides = layout::contiguous_strides(&reversed);
+    strides.reverse();
+    tensor.strides = Some(strides);
+}
+
+/// The dtype that `dtype('f4', False, True)` with the state `(3, '<', None, None, None, -1, -1, 0)` is, and whether it is big-endian.
+fn element(graph: &Graph, dtype: Ref) -> Option<(DType, bool)> {
+    let call = graph.call(dtype)?;
+    let name = graph.global(call.callable)?;
+    if (&*name.module, &*name.name) != ("numpy", "dtype") || !call.items.is_empty() || !call.entries.is_empty() {
+        return None;
+    }
+    let kind = match graph.get(*graph.tuple(call.args)?.first()?)? {
+        Node::Text(kind) | Node::OldText(kind) | Node::Bytes(kind) => &**kind,
+        _ => return None,
+    };
+    let dtype = match kind {
+        b"b1" => DType::Bool,
+        b"i1" => DType::I8,
+        b"i2" => DType::I16,
+        b"i4" => DType::I32,
+        b"i8" => DType::I64,
+        b"u1" => DType::U8,
+        b"u2" => DType::U16,
+        b"u4" => DType::U32,
+        b"u8" => DType::U64,
+        b"f2" => DType::F16,
+        b"f4" => DType::F32,
+        b"f8" => DType::F64,
+        b"c8" => DType::C64,
+        b"c16" => DType::C128,
+        _ => return None,
+    };
+    let big_endian = match call.state {
+        None => false,
+        Some(state) => match *graph.tuple(state)? {
+            // Names, fields and subarrays are of other kinds of dtypes; metadata comes as a ninth element.
+            [Ref::Int(_), order, Ref::None, Ref::None, Ref::None, _, _, _] => match graph.get(order)? {
+                Node::Text(order) | Node::OldText(order) | Node::Bytes(order) => match &**order {
+                    b"<" | b"|" | b"=" => false,
+                    b">" => true,
+                    _ => return None,
+                },
+                _ => return None,
+            },
+            _ => return None,
+        },
+    };
+    Some((dtype, big_endian))
+}
