@@ -869,7 +869,7 @@ fn conversions_that_cannot_be_leave_the_output_alone() {
         ("rich.dolmen", "out.npy", ErrorKind::InvalidInput, "holds one tensor, and there are 4"),
         ("rich.dolmen", "out.onnx", ErrorKind::InvalidInput, "extension \"onnx\" names no format"),
         ("rich.dolmen", "out", ErrorKind::InvalidInput, "without an extension"),
-        ("rich.dolmen", "out.pt", ErrorKind::InvalidInput, "not written yet"),
+        ("rich.dolmen", "out.pth2", ErrorKind::InvalidInput, "names no format"),
         ("model.pt", "out.dolmen", ErrorKind::Malformed, "there is no opcode 0x78"),
         ("page.npz", "out.dolmen", ErrorKind::NotThisFormat, "HTML page"),
         ("missing.npz", "out.dolmen", ErrorKind::Io, "missing.npz"),

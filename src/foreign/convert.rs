@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Kind, Notes, recognise};
-#[cfg(any(feature = "safetensors", feature = "npy"))]
+#[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
 use crate::commit::Validator;
 use crate::commit::{AtomicFile, SaveOptions};
 use crate::error::{Error, Result, quoted};
@@ -22,6 +22,8 @@ pub struct ConvertOptions {
     file: FileOptions,
     limits: Limits,
     validate: bool,
+    #[cfg(feature = "torch")]
+    torch: super::torch::ExportOptions,
 }
 
 impl Default for ConvertOptions {
@@ -33,7 +35,14 @@ impl Default for ConvertOptions {
 impl ConvertOptions {
     /// The defaults.
     pub fn new() -> ConvertOptions {
-        ConvertOptions { save: SaveOptions::new(), file: FileOptions::new(), limits: Limits::NONE, validate: false }
+        ConvertOptions {
+            save: SaveOptions::new(),
+            file: FileOptions::new(),
+            limits: Limits::NONE,
+            validate: false,
+            #[cfg(feature = "torch")]
+            torch: super::torch::ExportOptions::new(),
+        }
     }
 
     /// How to save. A validator in it is not used: see [`validate`](Self::validate).
@@ -60,24 +69,31 @@ impl ConvertOptions {
         self
     }
 
-    #[cfg(any(feature = "safetensors", feature = "npy"))]
+    /// What to write of a PyTorch checkpoint.
+    #[cfg(feature = "torch")]
+    pub fn torch(mut self, torch: super::torch::ExportOptions) -> ConvertOptions {
+        self.torch = torch;
+        self
+    }
+
+    #[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
     fn save_options(&self, validator: Validator) -> SaveOptions {
         self.save.clone().validator(self.validate.then_some(validator))
     }
 }
 
-/// Converts a file, recognised by its content, into the format that the output's extension names: `.dolmen`, `.safetensors`,
-/// `.npy` (of exactly one tensor) or `.npz`. The output appears whole or not at all, and may be the input itself.
+/// Converts a file, recognised by its content, into the format that the output's extension names: `.dolmen`, `.pt` or `.pth`,
+/// `.safetensors`, `.npy` (of exactly one tensor) or `.npz`. The output appears whole or not at all, and may be the input itself.
 ///
 /// Gives what the output could not hold exactly; nothing is lost into a Dolmen file but what the notes of [`npy`](super::npy) and
-/// [`npz`](super::npz) say.
+/// [`npz`](super::npz) say, and a program of TorchScript.
 ///
 /// **Cost**: one pass over the data, which is never all in memory: at most a storage of which some tensor is strided and must be made
 /// contiguous. From `.npz` into another format than Dolmen it goes through a temporary file beside the output.
 ///
 /// # Errors
-/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an extension that is not known, and for what the format cannot hold at all;
-/// [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion) for PyTorch checkpoints; and all errors of opening the input and saving the output.
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an extension that is not known, and for what the format cannot hold at all; and all
+/// errors of opening the input and saving the output.
 pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &ConvertOptions) -> Result<Notes> {
     let (input, output) = (input.as_ref(), output.as_ref());
     let target = Target::of(output).map_err(|e| e.with_path(output))?;
@@ -141,6 +157,8 @@ enum Target {
     Npy,
     #[cfg(feature = "npy")]
     Npz,
+    #[cfg(feature = "torch")]
+    Torch,
 }
 
 impl Target {
@@ -154,11 +172,12 @@ impl Target {
             Some("npy") => return Ok(Target::Npy),
             #[cfg(feature = "npy")]
             Some("npz") => return Ok(Target::Npz),
-            Some("pt" | "pth") => "PyTorch checkpoints are not written yet".to_owned(),
+            #[cfg(feature = "torch")]
+            Some("pt" | "pth") => return Ok(Target::Torch),
             Some(other) => format!("the extension {} names no format that is written here", quoted(other)),
             None => "an output without an extension does not say what format it is to be".to_owned(),
         };
-        Err(Error::invalid(what).with_advice("end it with .dolmen, .safetensors, .npy or .npz"))
+        Err(Error::invalid(what).with_advice("end it with .dolmen, .pt, .safetensors, .npy or .npz"))
     }
 
     fn save(self, checkpoint: &Checkpoint, output: &Path, options: &ConvertOptions) -> Result<Notes> {
@@ -196,6 +215,10 @@ impl Target {
             }
             #[cfg(feature = "npy")]
             Target::Npz => super::npz::save(checkpoint, output, &options.save_options(super::npz::check)),
+            #[cfg(feature = "torch")]
+            Target::Torch => {
+                super::torch::save(checkpoint, output, options.torch, &options.save_options(super::torch::check))
+            }
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-#[cfg(any(feature = "safetensors", feature = "npy"))]
+#[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
 use crate::error::quoted;
 
 /// How many names a note lists.
-#[cfg(any(feature = "safetensors", feature = "npy"))]
+#[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
 const LISTED: usize = 3;
 
 /// What a format could not hold exactly, a sentence each; empty if nothing was lost.
@@ -32,12 +32,12 @@ impl Notes {
         self.0.iter().map(String::as_str)
     }
 
-    #[cfg(any(feature = "safetensors", feature = "npy"))]
+    #[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
     pub(super) fn push(&mut self, note: impl Into<String>) {
         self.0.push(note.into());
     }
 
-    #[cfg(any(feature = "safetensors", feature = "npy"))]
+    #[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
     pub(super) fn tensor(&mut self, name: &str, note: impl fmt::Display) {
         self.0.push(format!("tensor {}: {note}", quoted(name)));
     }
@@ -55,10 +55,21 @@ impl fmt::Display for Notes {
 }
 
 /// Names for a message: the first few, quoted, and how many more there are.
-#[cfg(any(feature = "safetensors", feature = "npy"))]
+#[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
 pub(super) fn list(names: &[&str]) -> String {
     let shown: Vec<String> = names.iter().take(LISTED).map(|name| quoted(name)).collect();
     match names.len().checked_sub(LISTED) {
+        None | Some(0) => shown.join(", "),
+        Some(more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// As [`list`], of names that all have to be known; only very many are cut short.
+#[cfg(feature = "torch")]
+pub(super) fn all(names: &[&str]) -> String {
+    const MOST: usize = 50;
+    let shown: Vec<String> = names.iter().take(MOST).map(|name| quoted(name)).collect();
+    match names.len().checked_sub(MOST) {
         None | Some(0) => shown.join(", "),
         Some(more) => format!("{} and {more} more", shown.join(", ")),
     }

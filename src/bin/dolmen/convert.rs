@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dolmen::foreign::torch::ExportOptions;
 use dolmen::foreign::{ConvertOptions, convert};
 use dolmen::{FileOptions, Result, SaveOptions};
 
@@ -29,16 +30,22 @@ pub struct Args {
     /// Bytes of a .dolmen file with a checksum of their own: 4K to 1G, a power of two
     #[arg(long, value_name = "BYTES", value_parser = parse_block)]
     block: Option<u64>,
+    /// Write nothing but tensors into a .pt file, by name: what torch.load takes by default
+    #[arg(long)]
+    tensors_only: bool,
 }
 
 const AFTER_HELP: &str = "\
-Formats: .dolmen, .safetensors, .npy (of one tensor) and .npz. OUT appears whole
-or not at all, and may be IN itself. Nothing is lost into a .dolmen file; what
-another format cannot hold is told in notes on standard error. Checksums that IN
-has are verified on the way.
+Formats: .dolmen, .pt and .pth, .safetensors, .npy (of one tensor) and .npz. OUT
+appears whole or not at all, and may be IN itself. Nothing is lost into a .dolmen
+file but the code of TorchScript; what another format cannot hold is told in
+notes on standard error. Checksums that IN has are verified on the way. Nothing
+that a PyTorch checkpoint asks for is ever run.
 
 Examples:
   dolmen convert model.safetensors model.dolmen
+  dolmen convert checkpoint.pt checkpoint.dolmen
+  dolmen convert checkpoint.dolmen weights.pt --tensors-only
   dolmen convert arrays.npz arrays.dolmen --validate
   dolmen convert model.dolmen model.safetensors --no-overwrite
   dolmen convert model.dolmen model.dolmen --alignment 4K --block 64K";
@@ -64,6 +71,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     }
     let save = SaveOptions::new().create_new(args.no_overwrite);
     let options = ConvertOptions::new().save(save).file(file).validate(args.validate);
+    let options = options.torch(ExportOptions::new().tensors_only(args.tensors_only));
     let notes = convert(&args.input, &args.output, &options)?;
     notes.iter().for_each(|note| say(&format!("{} {note}", style::paint(style::WARN, "note:"))));
     Ok(Outcome::Well)

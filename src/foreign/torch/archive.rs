@@ -138,6 +138,16 @@ pub(crate) fn is_torch(source: &dyn ReadAt, limits: &Limits) -> bool {
     names().unwrap_or(false)
 }
 
+/// Reads every record of an archive, and checks its length and CRC-32.
+///
+/// # Errors
+/// The first that is wrong.
+#[cfg(feature = "fs")]
+pub(super) fn check_records(source: &dyn ReadAt, limits: &Limits) -> Result<()> {
+    let archive = Archive::read(source, limits)?;
+    archive.records.iter().try_for_each(|record| copy_record(source, record, &mut std::io::sink()))
+}
+
 /// Reads a record into memory, if it is at most so long, and checks its CRC-32.
 ///
 /// # Errors

@@ -9,6 +9,7 @@
 
 mod archive;
 mod assemble;
+mod export;
 mod legacy;
 mod made;
 mod pickle;
@@ -18,6 +19,9 @@ mod zip;
 
 pub(crate) use archive::is_torch as is_archive;
 use assemble::Assembled;
+#[cfg(feature = "fs")]
+pub use export::save;
+pub use export::{ExportOptions, write};
 pub use rebuild::LIST_LEN;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -40,4 +44,15 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
     } else {
         zip::read_index(source, limits)
     }
+}
+
+/// Reads a checkpoint strictly, to the last byte of every record.
+#[cfg(feature = "fs")]
+pub(crate) fn check(source: &dyn ReadAt) -> Result<()> {
+    let mut start = [0; 64];
+    let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
+    let start = start.get_mut(..crate::format::len_usize(len.min(64)).unwrap_or_default()).unwrap_or_default();
+    source.read_exact_at(start, 0).map_err(|e| Error::io("cannot read", e))?;
+    read_index(start, source, &Limits::NONE)?;
+    if start.starts_with(super::TORCH_LEGACY_MAGIC) { Ok(()) } else { archive::check_records(source, &Limits::NONE) }
 }

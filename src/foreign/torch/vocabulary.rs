@@ -103,6 +103,24 @@ pub const DTYPES: &[TorchDType] = &[
     special("bits4x2", DType::U8, None),
 ];
 
+/// NumPy's names of dtypes, as its pickles have them, and the dtypes of the tensors that hold such arrays.
+pub const NUMPY_DTYPES: &[(&str, DType)] = &[
+    ("b1", DType::Bool),
+    ("i1", DType::I8),
+    ("i2", DType::I16),
+    ("i4", DType::I32),
+    ("i8", DType::I64),
+    ("u1", DType::U8),
+    ("u2", DType::U16),
+    ("u4", DType::U32),
+    ("u8", DType::U64),
+    ("f2", DType::F16),
+    ("f4", DType::F32),
+    ("f8", DType::F64),
+    ("c8", DType::C64),
+    ("c16", DType::C128),
+];
+
 /// PyTorch's dtype of that name.
 pub fn dtype_named(name: &str) -> Option<&'static TorchDType> {
     DTYPES.iter().find(|dtype| dtype.name == name)

@@ -1,0 +1,263 @@
+//! Writing PyTorch's checkpoints: a ZIP archive of a pickle and of storages, as `torch.save` writes it.
+//!
+//! ```text
+//! storages   which records there are, and of which class
+//! values     the document ── opcodes      tensors, lists and arrays ── tensors
+//! archive    records at multiples of 64, with real CRC-32s
+//! ```
+//! The pickle is written twice: first to nowhere, for its length and the order of the storages; then into the archive, which is written in
+//! one pass.
+
+mod accepted;
+mod archive;
+mod opcodes;
+mod storages;
+mod tensors;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufWriter, Write};
+
+use super::made::Measure;
+use super::vocabulary;
+use crate::error::{Error, Result};
+use crate::foreign::notes::{self, Notes};
+use crate::format::value::{Dict, TensorRef, Value};
+use crate::read::Checkpoint;
+use archive::ArchiveWriter;
+use opcodes::Opcodes;
+use storages::Storages;
+use values::Pickler;
+
+const BUFFER_LEN: usize = 1 << 20;
+/// The first version that has storages in the order of their keys; and the alignment of records.
+const FORMAT_VERSION: &str = "1";
+const VERSION: &str = "3\n";
+
+/// What to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct ExportOptions {
+    tensors_only: bool,
+}
+
+impl ExportOptions {
+    /// The whole document.
+    pub fn new() -> ExportOptions {
+        ExportOptions::default()
+    }
+
+    /// Only tensors, as a dictionary by their names: what a default `torch.load` takes, whatever else the document holds. Parameters, arrays
+    /// of NumPy and lists of numbers become plain tensors.
+    pub fn tensors_only(mut self, tensors_only: bool) -> ExportOptions {
+        self.tensors_only = tensors_only;
+        self
+    }
+}
+
+/// Writes a checkpoint as PyTorch does: the object that its document describes, or a dictionary of its tensors if it has none.
+///
+/// Tensors keep strides, aliases and devices; storages are written once, with their CRC-32, at multiples of 64 bytes, so that
+/// `torch.load(mmap=True)` uses them where they lie. Data is verified as it is read. What a default `torch.load` with
+/// `weights_only=True` refuses, such as classes of others and arrays of NumPy, is written all the same, and noted. The same content
+/// gives the same bytes.
+///
+/// **Cost**: one pass over the storages; lists and arrays, which are part of the pickle, are read two or three times. Memory for
+/// document and directory, and a buffer of 1 MiB.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for dtypes that PyTorch does not have, and documents that no pickle can say;
+/// [`Limit`](crate::ErrorKind::Limit) for documents that repeat lists or arrays beyond reason; [`Io`](crate::ErrorKind::Io); and what
+/// is damaged in the data.
+pub fn write(checkpoint: &Checkpoint, out: impl io::Write, options: ExportOptions) -> Result<Notes> {
+    let mut plan = Plan::new(checkpoint, options)?;
+    plan.write(out)?;
+    Ok(plan.notes)
+}
+
+/// As [`write()`], to a path: atomically and durably. See [`commit`](crate::commit) for what that means.
+///
+/// A validator among the options must be one for such files.
+///
+/// # Errors
+/// As [`write()`]; with every error but [`NotDurable`](crate::ErrorKind::NotDurable) the old file, if any, is untouched.
+#[cfg(feature = "fs")]
+pub fn save(
+    checkpoint: &Checkpoint,
+    path: impl AsRef<std::path::Path>,
+    options: ExportOptions,
+    save: &crate::commit::SaveOptions,
+) -> Result<Notes> {
+    let path = path.as_ref();
+    let save = || {
+        let mut plan = Plan::new(checkpoint, options)?;
+        let mut file = crate::commit::AtomicFile::create(path, save)?;
+        file.preallocate(plan.file_len()?)?;
+        plan.write(&mut file)?;
+        file.commit()?;
+        Ok(plan.notes)
+    };
+    save().map_err(|e: Error| e.with_path(path))
+}
+
+/// All that is known before data is copied.
+struct Plan<'c> {
+    checkpoint: &'c Checkpoint,
+    document: Value,
+    storages: Storages,
+    pickle_len: u64,
+    notes: Notes,
+}
+
+impl<'c> Plan<'c> {
+    fn new(checkpoint: &'c Checkpoint, options: ExportOptions) -> Result<Plan<'c>> {
+        let mut notes = Notes::default();
+        let document = document(checkpoint, options, &mut notes)?;
+        let mut storages = Storages::plan(checkpoint, &document)?;
+        let mut measure = Measure::default();
+        let (refused, beyond) = {
+            let mut pickler =
+                Pickler::new(Opcodes::new(&mut measure), checkpoint, &mut storages, &document, &mut notes);
+            pickler.pickle(&document)?;
+            (pickler.ops.refused().clone(), pickler.ops.beyond().clone())
+        };
+        note_refused(&refused, &beyond, &mut notes);
+        for record in storages.mentioned().filter(|record| record.is_part()) {
+            notes.tensor(record.tensor(), "PyTorch cannot view its storage so: it gets one of its own");
+        }
+        Ok(Plan { checkpoint, document, storages, pickle_len: measure.len, notes })
+    }
+
+    /// The names and lengths of all records, in their order.
+    #[cfg(feature = "fs")]
+    fn records(&self) -> Result<Vec<(String, u64)>> {
+        let word = |name: &str, len: usize| (name.to_owned(), crate::format::len_u64(len));
+        let alignment = archive::ALIGNMENT.to_string();
+        let mut records = vec![
+            ("data.pkl".to_owned(), self.pickle_len),
+            word(".format_version", FORMAT_VERSION.len()),
+            word(".storage_alignment", alignment.len()),
+            word("byteorder", "little".len()),
+        ];
+        for record in self.storages.mentioned() {
+            records.push((record.name()?, record.byte_len));
+        }
+        records.push(word("version", VERSION.len()));
+        records.push(word(".data/serialization_id", 40));
+        Ok(records)
+    }
+
+    #[cfg(feature = "fs")]
+    fn file_len(&self) -> Result<u64> {
+        archive::archive_len(self.records()?.iter().map(|(name, len)| (name.as_str(), *len)))
+    }
+
+    fn write(&mut self, out: impl Write) -> Result<()> {
+        let mut archive = ArchiveWriter::new(BufWriter::with_capacity(BUFFER_LEN, out));
+        let Plan { checkpoint, document, storages, pickle_len, .. } = self;
+        storages.begin_again();
+        // What there is to note was noted the first time.
+        let mut notes = Notes::default();
+        archive.record("data.pkl", *pickle_len, |out| {
+            let mut buffer = BufWriter::new(out);
+            Pickler::new(Opcodes::new(&mut buffer), checkpoint, storages, document, &mut notes).pickle(document)?;
+            buffer.flush().map_err(|e| Error::io("cannot write", e))
+        })?;
+        archive.word(".format_version", FORMAT_VERSION.as_bytes())?;
+        archive.word(".storage_alignment", archive::ALIGNMENT.to_string().as_bytes())?;
+        archive.word("byteorder", b"little")?;
+        for record in storages.mentioned() {
+            archive.record(&record.name()?, record.byte_len, |out| record.copy(checkpoint, out))?;
+        }
+        archive.word("version", VERSION.as_bytes())?;
+        let id = archive.serialization_id();
+        archive.word(".data/serialization_id", id.as_bytes())?;
+        archive.finish().map(drop)
+    }
+}
+
+/// The object to write.
+fn document(checkpoint: &Checkpoint, options: ExportOptions, notes: &mut Notes) -> Result<Value> {
+    let document = checkpoint.document()?;
+    match checkpoint.metadata()?.len() {
+        0 => {}
+        count => notes.push(format!("the metadata ({count} entries) is left out")),
+    }
+    match checkpoint.unknown_sections().count() {
+        0 => {}
+        count => notes.push(format!("{count} sections that this version does not know are left out")),
+    }
+    let document = match document {
+        Some(document) if !options.tensors_only => {
+            note_unmentioned(checkpoint, &document, notes)?;
+            return Ok(document);
+        }
+        Some(document) => {
+            notes.push("the document is left out: only tensors are written");
+            Some(document)
+        }
+        None => None,
+    };
+    let mut references = Vec::new();
+    let mut known = BTreeSet::new();
+    for value in document.iter().flat_map(Value::descendants) {
+        if let Value::Tensor(reference) = value
+            && known.insert(reference.name.as_str())
+        {
+            references.push(bare(reference));
+        }
+    }
+    for tensor in checkpoint.tensors() {
+        let name = tensor?.name();
+        if !known.contains(name) {
+            references.push(TensorRef::new(name));
+        }
+    }
+    let mut all = Dict::new();
+    for reference in references {
+        all.push(reference.name.clone(), reference);
+    }
+    Ok(Value::from(all))
+}
+
+/// Notes the tensors that the document does not lead to.
+fn note_unmentioned(checkpoint: &Checkpoint, document: &Value, notes: &mut Notes) -> Result<()> {
+    let mentioned: BTreeSet<&str> = document.tensor_names().collect();
+    let mut left_out = Vec::new();
+    for tensor in checkpoint.tensors() {
+        let name = tensor?.name();
+        if !mentioned.contains(name) {
+            left_out.push(name);
+        }
+    }
+    if !left_out.is_empty() {
+        notes.push(format!("the document does not mention {}: left out", notes::list(&left_out)));
+    }
+    Ok(())
+}
+
+/// A reference with nothing but what its elements cannot be understood without.
+fn bare(reference: &TensorRef) -> TensorRef {
+    const KEPT: [&str; 4] = [vocabulary::CONJ, vocabulary::NEG, vocabulary::DTYPE, vocabulary::QUANTIZER];
+    let mut bare = TensorRef::new(reference.name.clone());
+    let kept = |(key, value): (&String, &Value)| KEPT.contains(&key.as_str()).then(|| (key.clone(), value.clone()));
+    bare.attributes = reference.attributes.iter().filter_map(kept).collect::<BTreeMap<_, _>>();
+    bare
+}
+
+fn note_refused(refused: &BTreeSet<String>, beyond: &BTreeSet<&'static str>, notes: &mut Notes) {
+    if !refused.is_empty() {
+        let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+        notes.push(format!(
+            "a default torch.load (weights_only=True) refuses {}: add them to its safe globals, or use weights_only=False",
+            notes::all(&names)
+        ));
+    }
+    if !beyond.is_empty() {
+        let what: Vec<&str> = beyond.iter().copied().collect();
+        notes.push(format!(
+            "a default torch.load (weights_only=True) refuses {}: use weights_only=False",
+            what.join(", ")
+        ));
+    }
+}
