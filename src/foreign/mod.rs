@@ -52,8 +52,19 @@ use crate::source::ReadAt;
 /// What begins every `.npy` file.
 pub(crate) const NPY_MAGIC: &[u8] = b"\x93NUMPY";
 
-/// What begins a PyTorch checkpoint from before version 1.6: its magic number, pickled.
-const TORCH_LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
+/// Whether a file begins as PyTorch's checkpoints from before version 1.6 do: with their magic number, pickled by some protocol.
+fn is_torch_legacy(start: &[u8]) -> bool {
+    const NUMBER: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
+    const DECIMAL: &[u8] = b"L119547037146038801333356L\n.";
+    match start {
+        [0x80, 2 | 3, rest @ ..] => rest.starts_with(NUMBER),
+        // The frame of these protocols: an opcode and a length.
+        [0x80, 4 | 5, rest @ ..] => {
+            rest.starts_with(NUMBER) || rest.get(9..).is_some_and(|rest| rest.starts_with(NUMBER))
+        }
+        start => start.starts_with(DECIMAL),
+    }
+}
 
 /// What a file is, by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,7 +114,7 @@ pub fn recognise(start: &[u8]) -> Option<Kind> {
     if start.starts_with(NPY_MAGIC) {
         return Some(Kind::Npy);
     }
-    if start.starts_with(TORCH_LEGACY_MAGIC) {
+    if is_torch_legacy(start) {
         return Some(Kind::Torch);
     }
     if start.starts_with(b"PK\x05\x06") {

@@ -39,11 +39,7 @@ fn wrong(message: impl Into<String>) -> Error {
 /// # Errors
 /// What is wrong with it, or which variant it is that is not read.
 pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
-    if start.starts_with(super::TORCH_LEGACY_MAGIC) {
-        legacy::read_index(source, limits)
-    } else {
-        zip::read_index(source, limits)
-    }
+    if super::is_torch_legacy(start) { legacy::read_index(source, limits) } else { zip::read_index(source, limits) }
 }
 
 /// Reads a checkpoint strictly, to the last byte of every record.
@@ -54,5 +50,5 @@ pub(crate) fn check(source: &dyn ReadAt) -> Result<()> {
     let start = start.get_mut(..crate::format::len_usize(len.min(64)).unwrap_or_default()).unwrap_or_default();
     source.read_exact_at(start, 0).map_err(|e| Error::io("cannot read", e))?;
     read_index(start, source, &Limits::NONE)?;
-    if start.starts_with(super::TORCH_LEGACY_MAGIC) { Ok(()) } else { archive::check_records(source, &Limits::NONE) }
+    if super::is_torch_legacy(start) { Ok(()) } else { archive::check_records(source, &Limits::NONE) }
 }

@@ -37,7 +37,7 @@ pub const LOCATION: &str = "location";
 pub const DTYPE: &str = "dtype";
 /// The arguments of the quantiser: a tuple.
 pub const QUANTIZER: &str = "quantizer";
-/// `big` if a NumPy array or scalar was big-endian; what is stored never is.
+/// `big` if a NumPy array is big-endian; what is stored never is.
 pub const BYTE_ORDER: &str = "byte_order";
 /// The value of [`BYTE_ORDER`].
 pub const BIG: &str = "big";

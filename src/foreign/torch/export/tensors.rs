@@ -55,7 +55,7 @@ impl<'d> Pickler<'_, 'd> {
             self.spend(&tensor)?;
             return match kind {
                 Some(vocabulary::LIST) => self.list(&tensor, number),
-                Some(vocabulary::SCALAR) => self.scalar(reference, &tensor, number),
+                Some(vocabulary::SCALAR) => self.scalar(&tensor, number),
                 _ => self.array(reference, &tensor, number),
             };
         }
@@ -369,7 +369,9 @@ impl<'d> Pickler<'_, 'd> {
 
     /// `_reconstruct(ndarray, (0,), b'b')`, and its state.
     fn array(&mut self, reference: &'d TensorRef, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
-        let is_big = is_big_endian(reference);
+        if is_big_endian(reference) && tensor.dtype().bits() > 8 {
+            return self.big_endian_array(tensor, number);
+        }
         // The modules have moved since; under these names every version of NumPy knows them.
         self.ops.global("numpy.core.multiarray", "_reconstruct")?;
         self.ops.global("numpy", "ndarray")?;
@@ -386,19 +388,36 @@ impl<'d> Pickler<'_, 'd> {
         self.ops.op(MARK)?;
         self.ops.int(1)?;
         self.naturals(tensor.shape())?;
-        self.numpy_dtype(tensor.dtype(), is_big)?;
+        self.numpy_dtype(tensor.dtype(), false)?;
         self.ops.bool(is_fortran)?;
-        self.numpy_bytes(tensor, is_big, !is_fortran)?;
+        self.numpy_bytes(tensor, false, !is_fortran)?;
         self.ops.tuple_of_mark()?;
         self.ops.op(BUILD)
     }
 
+    /// `_frombuffer(bytearray, dtype, shape, order)`: the function that leaves the byte order as it is.
+    fn big_endian_array(&mut self, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
+        let is_fortran = is_fortran(tensor);
+        self.ops.global("numpy.core.numeric", "_frombuffer")?;
+        self.ops.op(MARK)?;
+        // What is made over mutable bytes can be written to.
+        self.ops.global("builtins", "bytearray")?;
+        self.numpy_bytes(tensor, true, !is_fortran)?;
+        self.ops.tuple(1)?;
+        self.ops.op(REDUCE)?;
+        self.numpy_dtype(tensor.dtype(), true)?;
+        self.naturals(tensor.shape())?;
+        self.ops.text(if is_fortran { "F" } else { "C" })?;
+        self.ops.tuple_of_mark()?;
+        self.ops.op(REDUCE)?;
+        self.remember(number)
+    }
+
     /// `scalar(dtype, bytes)`
-    fn scalar(&mut self, reference: &'d TensorRef, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
-        let is_big = is_big_endian(reference);
+    fn scalar(&mut self, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
         self.ops.global("numpy.core.multiarray", "scalar")?;
-        self.numpy_dtype(tensor.dtype(), is_big)?;
-        self.numpy_bytes(tensor, is_big, true)?;
+        self.numpy_dtype(tensor.dtype(), false)?;
+        self.numpy_bytes(tensor, false, true)?;
         self.ops.tuple(2)?;
         self.ops.op(REDUCE)?;
         self.remember(number)

@@ -2,7 +2,7 @@
 
 use super::super::pickle::{Call, Graph, How, Name, Node, Ref};
 use super::super::vocabulary;
-use super::meaning::{self, Blob, Place, is_plain};
+use super::meaning::{self, Blob, Meaning, Place, is_plain};
 use super::tensor::{Data, Tensor};
 use crate::format::dtype::DType;
 use crate::format::layout;
@@ -25,13 +25,16 @@ pub(super) fn of_call<'g>(graph: &'g Graph, call: &'g Call) -> Option<Tensor<'g>
     }
     if is_numpy(name, "multiarray", "scalar") {
         let &[dtype, data] = args else { return None };
-        let mut tensor = array(graph, dtype, Vec::new(), data)?;
+        let mut tensor = array(graph, dtype, Vec::new(), meaning::bytes(graph, data)?)?;
         tensor.held.kind = Some(vocabulary::SCALAR);
         return Some(tensor);
     }
     if is_numpy(name, "numeric", "_frombuffer") {
         let &[data, dtype, shape, order] = args else { return None };
+        let (Meaning::Bytes(data) | Meaning::ByteArray(data)) = meaning::of(graph, data) else { return None };
         let mut tensor = array(graph, dtype, shape_of(graph, shape)?, data)?;
+        // Only here the array itself is big-endian: the other functions make it native.
+        tensor.held.big_endian = element(graph, dtype)?.1;
         match graph.text(order)? {
             "C" => {}
             "F" => fortran(&mut tensor),
@@ -51,16 +54,15 @@ fn reconstructed<'g>(graph: &'g Graph, call: &'g Call, args: &[Ref]) -> Option<T
         return None;
     }
     let &[Ref::Int(1), shape, dtype, Ref::Bool(is_fortran), data] = graph.tuple(call.state?)? else { return None };
-    let mut tensor = array(graph, dtype, shape_of(graph, shape)?, data)?;
+    let mut tensor = array(graph, dtype, shape_of(graph, shape)?, meaning::bytes(graph, data)?)?;
     if is_fortran {
         fortran(&mut tensor);
     }
     Some(tensor)
 }
 
-fn array<'g>(graph: &'g Graph, dtype: Ref, shape: Vec<u64>, data: Ref) -> Option<Tensor<'g>> {
+fn array<'g>(graph: &'g Graph, dtype: Ref, shape: Vec<u64>, data: Blob<'g>) -> Option<Tensor<'g>> {
     let (dtype, big_endian) = element(graph, dtype)?;
-    let data = meaning::bytes(graph, data)?;
     let len = layout::contiguous_len(layout::element_count(&shape, dtype.bits())?, dtype.bits())?;
     // What is here is counted now; what stayed in the file, when it is decoded.
     let possible = match data {
@@ -81,7 +83,6 @@ fn array<'g>(graph: &'g Graph, dtype: Ref, shape: Vec<u64>, data: Ref) -> Option
     let swapped = if big_endian { u8::try_from(component_size(dtype)).ok() } else { None };
     let mut tensor = Tensor::new(Data::Blob(data, swapped), dtype, shape);
     tensor.held.kind = Some(vocabulary::ARRAY);
-    tensor.held.big_endian = big_endian;
     Some(tensor)
 }
 
@@ -124,23 +125,7 @@ fn element(graph: &Graph, dtype: Ref) -> Option<(DType, bool)> {
         Node::Text(kind) | Node::OldText(kind) | Node::Bytes(kind) => &**kind,
         _ => return None,
     };
-    let dtype = match kind {
-        b"b1" => DType::Bool,
-        b"i1" => DType::I8,
-        b"i2" => DType::I16,
-        b"i4" => DType::I32,
-        b"i8" => DType::I64,
-        b"u1" => DType::U8,
-        b"u2" => DType::U16,
-        b"u4" => DType::U32,
-        b"u8" => DType::U64,
-        b"f2" => DType::F16,
-        b"f4" => DType::F32,
-        b"f8" => DType::F64,
-        b"c8" => DType::C64,
-        b"c16" => DType::C128,
-        _ => return None,
-    };
+    let &(_, dtype) = vocabulary::NUMPY_DTYPES.iter().find(|(name, _)| name.as_bytes() == kind)?;
     let big_endian = match call.state {
         None => false,
         Some(state) => match *graph.tuple(state)? {
