@@ -1,5 +1,5 @@
 //! The tables of `spec/format.md` against the code: rules, dtypes, the fields of each structure as files have them, section kinds,
-//! flags, tags and limits; and `spec/hexdump.md` against the file that it explains.
+//! flags, tags and limits; those of `spec/torch.md`; and `spec/hexdump.md` against the file that it explains.
 
 mod common;
 
@@ -23,9 +23,12 @@ fn rows(text: &str) -> Vec<Vec<String>> {
     lines.skip(2).map(cells).collect()
 }
 
-/// A marked table, and the size that its mark gives.
+/// A marked table of `spec/format.md`, and the size that its mark gives.
 fn table(name: &str) -> (Vec<Vec<String>>, Option<usize>) {
-    let text = text();
+    table_of(&text(), name)
+}
+
+fn table_of(text: &str, name: &str) -> (Vec<Vec<String>>, Option<usize>) {
     let mark = format!("<!-- table: {name}");
     let marks = text.match_indices(&mark).map(|(at, _)| &text[at + mark.len()..]);
     let found: Vec<&str> = marks.filter(|rest| rest.starts_with(" -->") || rest.starts_with(" size=")).collect();
@@ -647,5 +650,48 @@ fn print_the_bytes_for_the_annotated_hexdump() {
     for (line, bytes) in hexdump_builder().to_vec().unwrap().chunks(16).enumerate() {
         let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         println!("{:08x}  {:<47}  |", line * 16, pairs.join(" "));
+    }
+}
+
+#[cfg(feature = "torch")]
+mod torch {
+    use super::table_of;
+    use dolmen::foreign::torch::{LIST_LEN, vocabulary};
+
+    fn text() -> String {
+        std::fs::read_to_string(super::spec().join("torch.md")).unwrap()
+    }
+
+    /// The first columns of a table, without the marks of code.
+    fn columns<const N: usize>(name: &str) -> Vec<[String; N]> {
+        let cells = |row: Vec<String>| std::array::from_fn(|i| row[i].trim_matches('`').to_owned());
+        table_of(&text(), name).0.into_iter().map(cells).collect()
+    }
+
+    #[test]
+    fn the_words_for_pytorchs_tensors_are_those_of_the_code() {
+        let kinds: Vec<String> = columns::<1>("as").into_iter().map(|[kind]| kind).collect();
+        assert_eq!(kinds[0], "(none)");
+        assert_eq!(kinds[1..], vocabulary::KINDS);
+        let keys: Vec<String> = columns::<1>("attributes").into_iter().map(|[key]| key).collect();
+        assert_eq!(keys, vocabulary::ATTRIBUTES);
+        assert!(text().contains(&format!("A list of {LIST_LEN} or more Python numbers")));
+    }
+
+    #[test]
+    fn the_dtypes_of_pytorch_and_numpy_are_those_of_the_code() {
+        let known: Vec<[String; 4]> = vocabulary::DTYPES
+            .iter()
+            .map(|dtype| {
+                let attribute = if dtype.needs_attribute { "yes" } else { "" };
+                [dtype.name, &dtype.dtype.name(), dtype.storage.unwrap_or(""), attribute].map(str::to_owned)
+            })
+            .collect();
+        assert_eq!(columns::<4>("dtypes"), known);
+        let known: Vec<[String; 2]> = vocabulary::NUMPY_DTYPES
+            .iter()
+            .map(|(name, dtype)| [(*name).to_owned(), dtype.name().into_owned()])
+            .collect();
+        assert_eq!(columns::<2>("numpy"), known);
     }
 }

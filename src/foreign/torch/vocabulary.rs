@@ -42,6 +42,12 @@ pub const BYTE_ORDER: &str = "byte_order";
 /// The value of [`BYTE_ORDER`].
 pub const BIG: &str = "big";
 
+/// The values of [`AS`].
+pub const KINDS: [&str; 6] = [LIST, PARAMETER, STORAGE, UNTYPED_STORAGE, ARRAY, SCALAR];
+/// The other keys.
+pub const ATTRIBUTES: [&str; 11] =
+    [REQUIRES_GRAD, HOOKS, CONJ, NEG, METADATA, STATE, TYPE, LOCATION, DTYPE, QUANTIZER, BYTE_ORDER];
+
 /// The device that needs no saying.
 pub const CPU: &str = "cpu";
 

@@ -91,7 +91,7 @@ impl Storages {
 
     fn add(&mut self, reference: &TensorRef, tensor: &TensorView<'_>) -> Result<()> {
         let dtype = dtype_of(reference, tensor)?;
-        let range = range_of(reference, tensor, dtype)?;
+        let range = range_of(reference, tensor)?;
         let byte_len = range.end.saturating_sub(range.start);
         let is_whole = byte_len == tensor.storage_len()?;
         let divides = byte_len.checked_rem(dtype.element_len()) == Some(0);
@@ -119,7 +119,7 @@ impl Storages {
         tensor: &TensorView<'_>,
         dtype: &TorchDType,
     ) -> Result<Place> {
-        let range = range_of(reference, tensor, dtype)?;
+        let range = range_of(reference, tensor)?;
         let start = tensor.start().saturating_sub(range.start);
         let offset = start.checked_div(dtype.element_len()).unwrap_or(0);
         let lost = || Error::invalid("its storage was not planned").with_tensor(tensor.name());
@@ -148,15 +148,14 @@ impl Storages {
     }
 }
 
-/// The part of its storage that a tensor needs in the file: all of it, unless PyTorch cannot speak of the tensor as lying there.
-fn range_of(reference: &TensorRef, tensor: &TensorView<'_>, dtype: &TorchDType) -> Result<Range<u64>> {
-    let len = tensor.storage_len()?;
-    let own = tensor.start()..tensor.start().saturating_add(tensor.byte_len());
-    // Offsets are in elements.
-    let is_aligned = tensor.start().checked_rem(dtype.element_len()) == Some(0);
-    // A storage that is held as such is a whole one.
+/// The part of its storage that a tensor needs in the file: all of it, but of a storage that is held as such and is only a part of another
+/// one. Files from before version 1.6 have such; later ones cannot.
+fn range_of(reference: &TensorRef, tensor: &TensorView<'_>) -> Result<Range<u64>> {
     let is_storage = matches!(kind_of(reference), Some(vocabulary::STORAGE | vocabulary::UNTYPED_STORAGE));
-    Ok(if is_aligned && (!is_storage || own == (0..len)) { 0..len } else { own })
+    Ok(match is_storage {
+        true => tensor.start()..tensor.start().saturating_add(tensor.byte_len()),
+        false => 0..tensor.storage_len()?,
+    })
 }
 
 impl Record {
