@@ -6,7 +6,9 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use dolmen::foreign::{self, ConvertOptions, Kind, npy, npz};
-use dolmen::{Builder, Checkpoint, DType, ErrorKind, SaveOptions, TensorData, Value, View};
+use dolmen::format::checksum::crc32;
+use dolmen::read::Checked;
+use dolmen::{Builder, Checkpoint, DType, ErrorKind, GuestIndex, SaveOptions, TensorData, Value, View};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView as Theirs};
 
@@ -898,4 +900,72 @@ fn damage_found_while_converting_leaves_the_output_alone() {
         assert_eq!(std::fs::read(at(output)).unwrap(), b"old");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left beside them");
+}
+
+/// A guest whose one tensor of `len` bytes is made by `make`.
+fn made(
+    len: u64,
+    checked: Checked,
+    make: impl Fn(&mut dyn std::io::Write) -> dolmen::Result<()> + Send + Sync + 'static,
+) -> Checkpoint {
+    let mut guest = GuestIndex::new("made", "");
+    let storage = guest.made_storage(len, checked, move |_, out| make(out)).unwrap();
+    guest.tensor("t", DType::U8, vec![len], None, storage, 0).unwrap();
+    dolmen::OpenOptions::new().guest_from_bytes(b"short", guest).unwrap()
+}
+
+fn put(out: &mut dyn std::io::Write, bytes: &[u8]) -> dolmen::Result<()> {
+    out.write_all(bytes).map_err(|e| dolmen::Error::io("cannot write", e))
+}
+
+#[test]
+fn a_storage_may_be_longer_than_the_file_that_it_is_made_from() {
+    let content: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
+    let copy = content.clone();
+    let ckpt =
+        made(10_000, Checked::Crc32(crc32(&content)), move |out| copy.chunks(7).try_for_each(|piece| put(out, piece)));
+    let tensor = ckpt.tensor("t").unwrap();
+    assert!(tensor.is_checksummed());
+    assert_eq!(tensor.storage_crc32().unwrap(), Some(crc32(&content)));
+    // Streamed before and after it is kept; whole, and in part.
+    let stream = || {
+        let mut out = Vec::new();
+        tensor.stream(|bytes| Ok(out.extend_from_slice(bytes))).unwrap();
+        out
+    };
+    assert_eq!(stream(), content);
+    assert_eq!(tensor.bytes_of(100..300).unwrap(), &content[100..300]);
+    assert_eq!(stream(), content);
+    assert!(ckpt.verify().unwrap().is_valid());
+    assert_eq!(tensor.file_offset().unwrap_err().kind(), ErrorKind::InvalidInput);
+    let mut builder = Builder::new();
+    builder.checkpoint(&ckpt).unwrap();
+    let copied = Checkpoint::from_bytes(&builder.to_vec().unwrap()).unwrap();
+    assert_eq!(copied.tensor("t").unwrap().bytes().unwrap(), content);
+
+    let mut guest = GuestIndex::new("held", "");
+    let storage = guest.held_storage(&content).unwrap();
+    guest.tensor("t", DType::U8, vec![10_000], None, storage, 0).unwrap();
+    let ckpt = dolmen::OpenOptions::new().guest_from_bytes(b"short", guest).unwrap();
+    assert_eq!(ckpt.tensor("t").unwrap().bytes().unwrap(), content);
+}
+
+#[test]
+fn a_made_storage_that_is_not_what_was_promised_is_an_error_wherever_it_is_used() {
+    let wrong_len = |len: usize| made(4, Checked::Never, move |out| put(out, &vec![1; len]));
+    let wrong_crc = made(4, Checked::Crc32(7), |out| put(out, &[1; 4]));
+    let fails =
+        made(4, Checked::WhenMade, |_| Err(dolmen::Error::io("cannot be made", std::io::ErrorKind::Other.into())));
+    for (ckpt, kind, words) in [
+        (wrong_len(3), ErrorKind::Malformed, "3 came out"),
+        (wrong_len(5), ErrorKind::Malformed, "5 came out"),
+        (wrong_crc, ErrorKind::Corrupt, "should be 00000007"),
+        (fails, ErrorKind::Io, "cannot be made"),
+    ] {
+        let tensor = ckpt.tensor("t").unwrap();
+        for e in [tensor.bytes().unwrap_err(), tensor.stream(|_| Ok(())).unwrap_err(), ckpt.check_data().unwrap_err()] {
+            assert_eq!(e.kind(), kind, "{e}");
+            assert!(e.to_string().contains(words), "{e}");
+        }
+    }
 }

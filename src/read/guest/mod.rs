@@ -210,10 +210,12 @@ impl Checkpoint {
         }
         let extras = guest.extras.encode(|name| guest.catalog.tensors.contains_key(name))?;
         let (index, index_crc32) = guest.catalog.encode_index(&extras)?;
+        // The index follows the file, and storages that are not in it are said to lie in front of the index nevertheless.
+        let longest = guest.own.values().map(Own::len).max().unwrap_or(0);
         let header = Header {
             minor: MINOR,
             file_len,
-            index_offset: file_len,
+            index_offset: file_len.max(longest),
             index_len: len_u64(index.len()),
             index_crc32,
             alignment_log2: 0,
