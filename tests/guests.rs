@@ -930,7 +930,11 @@ fn a_storage_may_be_longer_than_the_file_that_it_is_made_from() {
     // Streamed before and after it is kept; whole, and in part.
     let stream = || {
         let mut out = Vec::new();
-        tensor.stream(|bytes| Ok(out.extend_from_slice(bytes))).unwrap();
+        let mut take = |bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        tensor.stream(&mut take).unwrap();
         out
     };
     assert_eq!(stream(), content);
