@@ -5,6 +5,7 @@
 //! pickle    a machine that executes nothing: a graph
 //! rebuild   what the graph means: document, tensors, storages
 //! made      bytes in another form than the file has them
+//! scan      what the pickles name, and what to think of it
 //! ```
 
 mod archive;
@@ -13,12 +14,18 @@ mod legacy;
 mod made;
 mod pickle;
 mod rebuild;
+mod scan;
+mod verdicts;
 pub mod vocabulary;
 mod zip;
 
 pub(crate) use archive::is_torch as is_archive;
 use assemble::Assembled;
 pub use rebuild::LIST_LEN;
+#[cfg(feature = "fs")]
+pub use scan::globals;
+pub use scan::{Scan, ScannedGlobal, scan};
+pub use verdicts::Verdict;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::Limits;
@@ -33,11 +40,12 @@ fn wrong(message: impl Into<String>) -> Error {
 /// The index of a PyTorch checkpoint of any kind.
 ///
 /// # Errors
-/// What is wrong with it, or which variant it is that is not read.
+/// What is wrong with it, or which variant it is that is not read; and first, what its pickle names that can run code.
 pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
-    if start.starts_with(super::TORCH_LEGACY_MAGIC) {
+    let index = if start.starts_with(super::TORCH_LEGACY_MAGIC) {
         legacy::read_index(source, limits)
     } else {
         zip::read_index(source, limits)
-    }
+    };
+    index.map_err(|e| scan::with_warning(e, source, limits))
 }

@@ -1,0 +1,197 @@
+//! The command on PyTorch's checkpoints.
+#![cfg(all(feature = "cli", feature = "torch"))]
+
+mod common;
+
+use serde_json::{Value as Json, json};
+
+use common::command::Room;
+use common::torch::*;
+
+/// A model as a training program saves it.
+fn model() -> Vec<u8> {
+    let weights = dict([("weight", tensor("FloatStorage", "0", &[2, 3])), ("bias", tensor("FloatStorage", "1", &[2]))]);
+    let root = dict([("model", weights), ("epoch", int(12)), ("names", list(&[text("first"), text("second")]))]);
+    checkpoint(root, &[("0", floats(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])), ("1", floats(&[0.5, -0.5]))])
+}
+
+/// The globals that `inspect --json` tells: name, whether it is called, verdict.
+fn globals(room: &Room, file: &str) -> Vec<(String, bool, String)> {
+    let found = room.json(0, &["inspect", "--json", file]);
+    let text = |value: &Json| value.as_str().unwrap().to_owned();
+    let global = |g: &Json| (text(&g["name"]), g["called"].as_bool().unwrap(), text(&g["verdict"]));
+    found["globals"].as_array().unwrap().iter().map(global).collect()
+}
+
+fn has(globals: &[(String, bool, String)], name: &str, called: bool, verdict: &str) {
+    let wanted = (name.to_owned(), called, verdict.to_owned());
+    assert!(globals.contains(&wanted), "{wanted:?} in {globals:#?}");
+}
+
+/// Asks for the globals of a checkpoint with this document.
+fn named(root: Part) -> Vec<(String, bool, String)> {
+    let room = Room::new();
+    room.put("x.pt", checkpoint(root, &[]));
+    globals(&room, "x.pt")
+}
+
+// inspect
+
+#[test]
+fn inspect_shows_what_a_checkpoint_holds() {
+    let room = Room::new();
+    room.put("m.pt", model());
+    let ran = room.run(&["inspect", "m.pt"]);
+    let lines: Vec<&str> = ran.succeeded().lines().collect();
+    assert_eq!(lines[1], "  format     torch zip, pickle protocol 2");
+    assert_eq!(lines[3], "  tensors    2 in 2 storages; 8 elements, 32 B");
+    assert_eq!(lines[4], "  checksums  CRC-32 of each storage");
+    assert_eq!(lines[5], "  globals    3, all safe");
+    assert!(lines.iter().any(|line| line.starts_with("model.weight  f32    [2, 3]     24")), "{lines:#?}");
+}
+
+#[test]
+fn inspect_json_has_the_documented_fields_and_the_globals() {
+    let room = Room::new();
+    room.put("m.pt", model());
+    let found = room.json(0, &["inspect", "--json", "m.pt"]);
+    assert_eq!(
+        (&found["format"], &found["format_version"], &found["metadata"]),
+        (&json!("torch"), &json!("zip"), &json!({}))
+    );
+    assert_eq!(found["file_bytes"], json!(model().len()));
+    let crc = format!("{:08x}", dolmen::format::checksum::crc32(&floats(&[0.5, -0.5])));
+    assert_eq!(
+        found["tensors"][0],
+        json!({"name": "model.bias", "path": ["model", "bias"], "dtype": "f32", "shape": [2], "strides": [1],
+               "byte_len": 8, "storage": 1, "crc32": crc})
+    );
+    let names: Vec<&Json> = found["globals"].as_array().unwrap().iter().map(|global| &global["name"]).collect();
+    assert_eq!(names, ["torch._utils._rebuild_tensor_v2", "torch.FloatStorage", "collections.OrderedDict"]);
+    assert_eq!(found["globals"][0], json!({"name": names[0], "called": true, "verdict": "safe"}));
+    assert_eq!(found["globals"][1]["called"], json!(false));
+}
+
+#[test]
+fn globals_of_every_opcode_are_told() {
+    let inst = b"(X\x01\x00\x00\x00xiinst.module\nName\n".to_vec();
+    let obj = [b"(".to_vec(), global("obj.module.Name"), text("x"), b"o".to_vec()].concat();
+    let new = [global("new.module.Name"), b")\x81".to_vec()].concat();
+    let new_ex = [global("ex.module.Name"), b")}\x92".to_vec()].concat();
+    let stack = [text("stack.module"), text("Outer.Name"), b"\x93)R".to_vec()].concat();
+    let found = named(list(&[inst, obj, new, new_ex, stack, global("bare.module.Name")]));
+    for name in ["inst.module.Name", "obj.module.Name", "new.module.Name", "ex.module.Name", "stack.module.Outer.Name"]
+    {
+        has(&found, name, true, "unknown");
+    }
+    has(&found, "bare.module.Name", false, "unknown");
+}
+
+#[test]
+fn what_runs_code_is_dangerous_called_or_not() {
+    let found = named(list(&[
+        call(global("posix.system"), [text("id")]),
+        call(global("functools.partial"), [global("os.system"), text("id")]),
+        global("builtins.eval"),
+        global("__builtin__.exec"),
+        call(global("torch.load"), [text("other.pt")]),
+        call(global("torch.storage._load_from_bytes"), [text("nested")]),
+    ]));
+    has(&found, "posix.system", true, "dangerous");
+    has(&found, "functools.partial", true, "dangerous");
+    has(&found, "os.system", false, "dangerous");
+    has(&found, "builtins.eval", false, "dangerous");
+    has(&found, "builtins.exec", false, "dangerous");
+    has(&found, "torch.load", true, "dangerous");
+    has(&found, "torch.storage._load_from_bytes", true, "dangerous");
+}
+
+#[test]
+fn what_the_document_does_not_hold_is_told_too() {
+    // Popped, dropped with its mark, only in the memo, or in the arguments of what is understood.
+    let popped = [call(global("os.system"), [text("id")]), b"0".to_vec()].concat();
+    let dropped = [b"(".to_vec(), call(global("subprocess.run"), [text("id")]), b"1".to_vec()].concat();
+    let memo_only = [put(9, global("runpy.run_path")), b"0".to_vec()].concat();
+    let hooks = call(global("collections.OrderedDict"), []);
+    let state = [hooks, call(global("builtins.exec"), [text("x")]), b"b".to_vec()].concat();
+    let found = named([popped, dropped, memo_only, dict([("hooks", state)])].concat());
+    has(&found, "os.system", true, "dangerous");
+    has(&found, "subprocess.run", true, "dangerous");
+    has(&found, "runpy.run_path", false, "dangerous");
+    has(&found, "builtins.exec", true, "dangerous");
+}
+
+#[test]
+fn attributes_that_getattr_reaches_are_told_in_full() {
+    let getattr = |of: Part, name: &str| call(global("builtins.getattr"), [of, text(name)]);
+    let init = getattr(getattr(global("collections.OrderedDict"), "__init__"), "__globals__");
+    let found = named(list(&[
+        call(getattr(global("os.path"), "join"), [text("a")]),
+        call(getattr(global("mymodels.Net"), "Inner"), []),
+        init,
+    ]));
+    has(&found, "builtins.getattr", true, "dangerous");
+    has(&found, "os.path.join", true, "dangerous");
+    has(&found, "mymodels.Net.Inner", true, "unknown");
+    has(&found, "collections.OrderedDict.__init__.__globals__", false, "dangerous");
+}
+
+#[test]
+fn inspect_warns_of_what_runs_code_and_escapes_its_name() {
+    let room = Room::new();
+    let evil = call(global("os.system"), [text("id")]);
+    let hostile = global("os.\u{1b}[31mpath");
+    room.put("evil.pt", checkpoint(list(&[evil, hostile]), &[]));
+    let ran = room.run(&["inspect", "evil.pt"]);
+    let warning: Vec<&str> = ran.succeeded().lines().filter(|line| line.trim_start().starts_with("warning")).collect();
+    assert_eq!(warning.len(), 1, "{ran:?}");
+    assert!(warning[0].contains("os.system (called), \"os.\\u{1b}[31mpath\""), "{ran:?}");
+    assert!(!ran.out.contains('\u{1b}'), "{ran:?}");
+    room.put("good.pt", model());
+    assert!(!room.run(&["inspect", "good.pt"]).succeeded().contains("warning"));
+}
+
+#[test]
+fn a_pickle_that_breaks_off_after_its_payload_is_told_of() {
+    let payload = call(global("os.system"), [text("id")]);
+    let cut = [b"\x80\x02", &payload[..]].concat();
+    let endings: [&[u8]; 5] = [
+        b"",
+        // A text, and a name, that end with the file; something that there is not; a value where none can be.
+        b"X\xff\x00\x00\x00abc",
+        b"cevil_module\nev",
+        b"\xff",
+        b"e.",
+    ];
+    let framed = [b"\x80\x04\x95\x00\x01\0\0\0\0\0\0", &payload[..], &[b'N'; 300], b"\xff"].concat();
+    for pickle in endings.iter().map(|end| [&cut, *end].concat()).chain([framed]) {
+        let room = Room::new();
+        room.put("evil.pt", archive(&records(pickle, &[])));
+        for args in [&["inspect", "evil.pt"][..], &["inspect", "--json", "evil.pt"], &["diff", "evil.pt", "evil.pt"]] {
+            room.run(args).failed(3, &["evil.pt", "\"os.system\"", "cannot be read"]);
+        }
+        let verified = room.run(&["verify", "evil.pt"]);
+        assert!(verified.code == 3 && verified.out.contains("\"os.system\""), "{verified:?}");
+    }
+}
+
+#[test]
+fn all_pickles_of_older_files_are_scanned() {
+    let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec();
+    let system = dict([("little_endian", call(global("nt.system"), [text("id")]))]);
+    let old = [magic, pickle(int(1001)), pickle(system), pickle(dict([("a", int(1))])), pickle(list(&[]))].concat();
+    let room = Room::new();
+    room.put("old.pt", old);
+    has(&globals(&room, "old.pt"), "nt.system", true, "dangerous");
+    let ran = room.run(&["inspect", "old.pt"]);
+    assert!(ran.succeeded().contains("torch legacy, pickle protocol 2\n"), "{ran:?}");
+}
+
+#[test]
+fn compressed_pickles_are_scanned() {
+    let room = Room::new();
+    let mut records = records(pickle(call(global("os.system"), [text("id")])), &[]);
+    records[0].deflated = true;
+    room.put("x.pt", archive(&records));
+    has(&globals(&room, "x.pt"), "os.system", true, "dangerous");
+}
