@@ -195,3 +195,194 @@ fn compressed_pickles_are_scanned() {
     room.put("x.pt", archive(&records));
     has(&globals(&room, "x.pt"), "os.system", true, "dangerous");
 }
+
+// verify
+
+/// Where in a file the data of a storage, or of any other record of which the name is given, begins.
+fn place_of(bytes: &[u8], content: &[u8]) -> usize {
+    bytes.windows(content.len()).position(|window| window == content).unwrap()
+}
+
+#[test]
+fn verify_compares_every_record_with_its_checksum() {
+    let room = Room::new();
+    room.put("m.pt", model());
+    assert!(room.run(&["verify", "m.pt"]).succeeded().starts_with("ok            m.pt  2 tensors in 5 records, "));
+    let found = room.json(0, &["verify", "--json", "m.pt"]);
+    let ok = json!([{"path": "m.pt", "verdict": "ok", "reason": null, "tensors": [], "records": {"checked": 5, "unchecked": 0}}]);
+    assert_eq!(found, ok);
+}
+
+#[test]
+fn verify_names_the_tensors_of_a_damaged_record() {
+    for deflated in [false, true] {
+        let room = Room::new();
+        let shared = list(&[
+            tensor("FloatStorage", "0", &[2]),
+            tensor("FloatStorage", "0", &[2, 1]),
+            tensor("ByteStorage", "1", &[1]),
+        ]);
+        let mut records = records(pickle(shared), &[("0", floats(&[1.0, 2.0])), ("1", vec![7])]);
+        records[2].crc32 = Some(0x1234_5678);
+        records[2].deflated = deflated;
+        room.put("bad.pt", archive(&records));
+        let found = room.json(3, &["verify", "--json", "bad.pt"]);
+        let bad = |name| json!({"name": name, "verdict": "corrupted", "bad_blocks": [0]});
+        assert_eq!(found[0]["tensors"], json!([bad("0"), bad("1")]), "{found}");
+        let ran = room.run(&["verify", "bad.pt"]);
+        assert!(ran.code == 3 && ran.out.contains("12345678"), "{ran:?}");
+        room.run(&["extract", "bad.pt", "0", "-o", "x.npy"]).failed(3, &["bad.pt", "tensor \"0\"", "12345678"]);
+        room.run(&["extract", "bad.pt", "2", "-o", "x.npy"]).succeeded();
+    }
+}
+
+#[test]
+fn verify_checks_records_that_hold_no_tensor() {
+    let change = |name: &str| {
+        let mut all = records(pickle(tensor("ByteStorage", "0", &[1])), &[("0", vec![1]), ("7", vec![9; 5])]);
+        all.push(Record::new("m/code/model.py", "def forward(): pass"));
+        let record = all.iter_mut().find(|record| record.name == name).unwrap();
+        record.crc32 = Some(1);
+        archive(&all)
+    };
+    for (name, opens) in [("m/data/7", true), ("m/code/model.py", true), ("m/version", false), ("m/data.pkl", false)] {
+        let room = Room::new();
+        room.put("bad.pt", change(name));
+        let ran = room.run(&["verify", "bad.pt"]);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        assert!(ran.out.starts_with(&format!("corrupted     bad.pt: \"{name}\": the record is damaged")), "{ran:?}");
+        assert_eq!(room.run(&["inspect", "bad.pt"]).code, if opens { 0 } else { 3 });
+    }
+}
+
+#[test]
+fn verify_says_what_it_could_not_check() {
+    let room = Room::new();
+    let mut some = records(pickle(tensor("ByteStorage", "0", &[2])), &[("0", vec![1, 2])]);
+    some[2].crc32 = Some(0);
+    room.put("some.pt", archive(&some));
+    let ran = room.run(&["verify", "some.pt"]);
+    assert!(ran.succeeded().ends_with(" (no checksums of 1 record; of those, structure only)\n"), "{ran:?}");
+    let found = room.json(0, &["verify", "--json", "some.pt"]);
+    assert_eq!(found[0]["records"], json!({"checked": 3, "unchecked": 1}));
+    assert_eq!(found[0]["unchecked_storages"], json!(1));
+    some.iter_mut().for_each(|record| record.crc32 = Some(0));
+    // What PyTorch does not look at is no part of the checkpoint: it is counted, and not checked.
+    some.push(Record::new("elsewhere/data.pkl", "x"));
+    room.put("none.pt", archive(&some));
+    let ran = room.run(&["verify", "none.pt"]);
+    assert!(ran.succeeded().ends_with(" (no checksums in this file; structure only)\n"), "{ran:?}");
+    assert_eq!(room.json(0, &["verify", "--json", "none.pt"])[0]["records"], json!({"checked": 0, "unchecked": 5}));
+}
+
+#[test]
+fn verify_finds_checkpoints_of_pytorch_in_directories() {
+    let room = Room::new();
+    room.put("a/m.pt", model());
+    room.put("a/b/m.bin", model());
+    room.put("a/page.pth", "<!DOCTYPE html><html></html>");
+    room.put("a/notes.txt", "nothing");
+    let ran = room.run(&["verify", "a"]);
+    assert_eq!(ran.code, 3);
+    let verdicts: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+    assert_eq!(verdicts[..3], [["ok", "a/b/m.bin"], ["ok", "a/m.pt"], ["corrupted", "a/page.pth:"]]);
+    assert!(ran.out.contains("3 checkpoints: 2 ok, 1 corrupted; 1 other file skipped"), "{ran:?}");
+}
+
+#[test]
+fn what_is_no_checkpoint_of_pytorch_is_called_what_it_is() {
+    let whole = model();
+    let mut old = records(pickle(list(&[])), &[("0", vec![0; 200])]);
+    old.rotate_right(1);
+    let old = archive(&old);
+    let encrypted = {
+        let mut bytes = model();
+        bytes[6] |= 1;
+        let directory = place_of(&bytes, b"PK\x01\x02");
+        bytes[directory + 8] |= 1;
+        bytes
+    };
+    let cases: &[(&str, &[u8], &str)] = &[
+        ("html", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "this is an HTML page"),
+        ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull"),
+        ("short", &whole[..whole.len() - 30], "was cut off"),
+        ("half", &whole[..whole.len() / 2], "was cut off"),
+        ("old", &old[..old.len() - 30], "was cut off"),
+        ("more", &[&whole[..], b"x"].concat(), "followed by bytes"),
+        ("locked", &encrypted, "encrypted"),
+        ("zip", &archive(&[Record::new("notes.txt", "x")]), "this is a ZIP archive"),
+        ("bare", &pickle(list(&[])), "this is a Python pickle"),
+    ];
+    for (name, content, words) in cases {
+        let room = Room::new();
+        let file = format!("{name}.pt");
+        room.put(&file, content);
+        for args in [
+            &["inspect", &file][..],
+            &["inspect", "--json", &file],
+            &["extract", &file, "w", "-o", "w.npy"],
+            &["diff", &file, &file],
+        ] {
+            room.run(args).failed(3, &[&file, words]);
+        }
+        let verified = room.run(&["verify", &file]);
+        assert!(verified.code == 3 && verified.out.contains(words), "{verified:?}");
+        assert_eq!(room.names(), [file]);
+    }
+}
+
+// extract and diff
+
+#[test]
+fn extract_writes_tensors_in_any_form_that_a_file_has_them_in() {
+    let values = [1.0f32, 2.0, 3.0, 4.0];
+    let big: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+    let plain = || records(pickle(dict([("w", tensor("FloatStorage", "0", &[2, 2]))])), &[("0", floats(&values))]);
+    let mut deflated = plain();
+    deflated.iter_mut().for_each(|record| record.deflated = true);
+    let mut unaligned = plain();
+    unaligned[2].aligned = false;
+    let mut big_endian = records(pickle(dict([("w", tensor("FloatStorage", "0", &[2, 2]))])), &[("0", big)]);
+    big_endian[1].bytes = b"big".to_vec();
+    for records in [plain(), deflated, unaligned, big_endian] {
+        let room = Room::new();
+        room.put("m.pt", archive(&records));
+        room.run(&["extract", "m.pt", "w", "-o", "w.bin"]).succeeded();
+        assert_eq!(room.read("w.bin"), floats(&values));
+        room.run(&["extract", "m.pt", "w", "--rows", "1..2", "-o", "w.bin"]).succeeded();
+        assert_eq!(room.read("w.bin"), floats(&values[2..]));
+        room.run(&["extract", "m.pt", "w", "-o", "w.npy"]).succeeded();
+        assert_eq!(room.read("w.npy")[128..], floats(&values));
+        room.run(&["verify", "m.pt"]).succeeded();
+    }
+}
+
+#[test]
+fn extract_writes_lists_of_numbers() {
+    let room = Room::new();
+    let numbers: Vec<Part> = (0..100).map(int).collect();
+    room.put("m.pt", checkpoint(dict([("steps", list(&numbers))]), &[]));
+    room.run(&["extract", "m.pt", "steps", "-o", "steps.bin"]).succeeded();
+    let expected: Vec<u8> = (0..100i64).flat_map(i64::to_le_bytes).collect();
+    assert_eq!(room.read("steps.bin"), expected);
+}
+
+#[test]
+fn diff_compares_checkpoints_of_pytorch_with_any_other() {
+    let room = Room::new();
+    room.put("a.pt", model());
+    room.run(&["convert", "a.pt", "a.dolmen"]).succeeded();
+    let same = room.json(0, &["diff", "--json", "--exit-code", "a.pt", "a.dolmen"]);
+    assert_eq!((&same["equal"], &same["document"]), (&json!(true), &json!("equal")));
+    let weights = dict([("weight", tensor("FloatStorage", "0", &[2, 3])), ("new", tensor("FloatStorage", "1", &[2]))]);
+    let root = dict([("model", weights), ("epoch", int(13)), ("names", list(&[text("first"), text("second")]))]);
+    let other = checkpoint(root, &[("0", floats(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.5])), ("1", floats(&[0.5, -0.5]))]);
+    room.put("b.pt", other);
+    let found = room.json(1, &["diff", "--json", "--exit-code", "a.pt", "b.pt"]);
+    assert_eq!((&found["added"], &found["removed"]), (&json!(["model.new"]), &json!(["model.bias"])));
+    assert_eq!(found["changed"][0]["name"], json!("model.weight"));
+    assert_eq!(found["changed"][0]["values"]["largest"]["difference"], json!(0.5));
+    assert_eq!(found["document"], json!("changed"));
+    let text = room.run(&["diff", "a.pt", "b.pt"]);
+    assert!(text.succeeded().contains("epoch"), "{text:?}");
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::made::{self, Form};
 use super::rebuild::{Found, Planned, Rebuilt};
+use super::records;
 use super::zip;
 use crate::error::Result;
 use crate::format::limits::Limits;
@@ -14,11 +15,14 @@ use crate::read::{Checked, GuestIndex};
 pub(super) struct Assembled {
     index: GuestIndex,
     names: HashSet<String>,
+    /// Where the data of records begins that are storages; `None` if the file is no archive.
+    records: Option<HashSet<u64>>,
 }
 
 impl Assembled {
     pub(super) fn new(format: &'static str, version: &str) -> Assembled {
-        Assembled { index: GuestIndex::new(format, version), names: HashSet::new() }
+        let records = version.starts_with("zip").then(HashSet::new);
+        Assembled { index: GuestIndex::new(format, version), names: HashSet::new(), records }
     }
 
     /// Adds all of a pickle; of one that has a prefix, only tensors and storages. `inflated` is the pickle, if it is not in the file as
@@ -55,6 +59,12 @@ impl Assembled {
 
     fn storage(&mut self, planned: Planned, inflated: Option<&Arc<Vec<u8>>>) -> Result<u32> {
         let index = &mut self.index;
+        if let (Some(records), Planned::Found { found, .. }) = (&mut self.records, &planned) {
+            records.insert(match found {
+                Found::InFile { offset, .. } => *offset,
+                Found::Record(record) => record.data_offset,
+            });
+        }
         match planned {
             Planned::Found { found: Found::InFile { offset, len, crc32 }, swap: None, copy: false } => {
                 index.storage(offset, len, crc32)
@@ -86,8 +96,11 @@ impl Assembled {
         }
     }
 
-    pub(super) fn finish(self, limits: &Limits) -> Result<GuestIndex> {
+    pub(super) fn finish(mut self, limits: &Limits) -> Result<GuestIndex> {
         limits.check("the number of tensors,", crate::format::len_u64(self.names.len()), limits.max_tensors)?;
+        if let Some(storages) = self.records {
+            self.index.check_parts(move |source, parts| records::check(source, &storages, parts));
+        }
         Ok(self.index)
     }
 }

@@ -5,6 +5,7 @@
 //! pickle    a machine that executes nothing: a graph
 //! rebuild   what the graph means: document, tensors, storages
 //! made      bytes in another form than the file has them
+//! records   the parts of the archive, for verification
 //! scan      what the pickles name, and what to think of it
 //! ```
 
@@ -14,6 +15,7 @@ mod legacy;
 mod made;
 mod pickle;
 mod rebuild;
+mod records;
 mod scan;
 mod verdicts;
 pub mod vocabulary;
@@ -22,6 +24,7 @@ mod zip;
 pub(crate) use archive::is_torch as is_archive;
 use assemble::Assembled;
 pub use rebuild::LIST_LEN;
+pub(crate) use records::is_cut_off;
 #[cfg(feature = "fs")]
 pub use scan::globals;
 pub use scan::{Scan, ScannedGlobal, scan};
@@ -47,5 +50,5 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
     } else {
         zip::read_index(source, limits)
     };
-    index.map_err(|e| scan::with_warning(e, source, limits))
+    index.map_err(|e| scan::with_warning(records::name_damaged(e, source), source, limits))
 }

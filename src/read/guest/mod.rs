@@ -10,6 +10,7 @@ use std::io::Write;
 
 use super::open::Head;
 use super::touched::AtomicSet;
+use super::verify::Parts;
 use super::{Checkpoint, TensorView};
 use crate::error::{Error, Result};
 use crate::format::catalog::{self, Catalog, Extras, Storage, Tensor};
@@ -27,6 +28,18 @@ pub(crate) use own::Own;
 /// A guest has one block for each storage, however long.
 const WHOLE_STORAGE_LOG2: u8 = 63;
 
+/// Looks at what a file has besides its storages.
+type Check = dyn Fn(&dyn ReadAt, &mut Parts<'_>) -> Result<()> + Send + Sync;
+
+/// One of those, for lists of fields.
+struct CheckParts(Box<Check>);
+
+impl std::fmt::Debug for CheckParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CheckParts")
+    }
+}
+
 /// Where the storages and tensors of a file of another format lie: what [`open_guest`](crate::OpenOptions::open_guest) needs.
 #[derive(Debug)]
 pub struct GuestIndex {
@@ -38,6 +51,7 @@ pub struct GuestIndex {
     checked: Vec<bool>,
     /// Storages that do not lie in the file as they are.
     own: BTreeMap<u32, Own>,
+    parts: Option<CheckParts>,
 }
 
 /// What is kept of a guest.
@@ -48,6 +62,7 @@ pub(crate) struct Guest {
     /// The storages of which there is a CRC.
     checked: AtomicSet,
     own: BTreeMap<u32, Own>,
+    parts: Option<CheckParts>,
 }
 
 impl Guest {
@@ -65,6 +80,11 @@ impl Guest {
     pub(crate) fn own(&self, storage: u32) -> Option<&Own> {
         self.own.get(&storage)
     }
+
+    /// Checks what the file has besides its storages.
+    pub(super) fn check_parts(&self, source: &dyn ReadAt, parts: &mut Parts<'_>) -> Result<()> {
+        self.parts.as_ref().map_or(Ok(()), |check| (check.0)(source, parts))
+    }
 }
 
 impl GuestIndex {
@@ -77,6 +97,7 @@ impl GuestIndex {
             extras: Extras::default(),
             checked: Vec::new(),
             own: BTreeMap::new(),
+            parts: None,
         }
     }
 
@@ -180,6 +201,14 @@ impl GuestIndex {
         Ok(())
     }
 
+    /// Sets what [`verify`](Checkpoint::verify) calls when it is done with the storages: to check the other parts of the file, such as
+    /// the records of an archive that hold no tensor, and to say which parts have no checksum.
+    ///
+    /// `check` gets the file, and tells of every part.
+    pub fn check_parts(&mut self, check: impl Fn(&dyn ReadAt, &mut Parts<'_>) -> Result<()> + Send + Sync + 'static) {
+        self.parts = Some(CheckParts(Box::new(check)));
+    }
+
     /// Sets a metadata entry.
     pub fn metadata(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.extras.metadata.insert(key.into(), value.into());
@@ -235,7 +264,8 @@ impl Checkpoint {
                 checkpoint.verified.insert(storage.first_block);
             }
         }
-        checkpoint.guest = Some(Guest { format: guest.format, version: guest.version, checked, own: guest.own });
+        let GuestIndex { format, version, own, parts, .. } = guest;
+        checkpoint.guest = Some(Guest { format, version, checked, own, parts });
         Ok(checkpoint)
     }
 
