@@ -5,6 +5,8 @@ mod common;
 
 use serde_json::{Value as Json, json};
 
+use dolmen::foreign::torch::{Modules, Role};
+
 use common::command::Room;
 use common::torch::*;
 
@@ -48,6 +50,57 @@ fn inspect_shows_what_a_checkpoint_holds() {
     assert_eq!(lines[4], "  checksums  CRC-32 of each storage");
     assert_eq!(lines[5], "  globals    3, all safe");
     assert!(lines.iter().any(|line| line.starts_with("model.weight  f32    [2, 3]     24")), "{lines:#?}");
+}
+
+#[test]
+fn inspect_says_what_is_converted_when_it_is_touched() {
+    let tensors = ["0", "1", "2"].map(|key| tensor("ShortStorage", key, &[2]));
+    let numbers: Vec<Part> = (0..100).map(int).collect();
+    let root = list(&[tensors.concat(), list(&numbers)]);
+    let storage = |key| (key, vec![0, 1, 0, 2]);
+    let mut all = records(pickle(root), &[storage("0"), storage("1"), storage("2")]);
+    all[2].deflated = true;
+    all[3].aligned = false;
+    let room = Room::new();
+    room.put("x.pt", archive(&all));
+    let ran = room.run(&["inspect", "x.pt"]);
+    let expected = "converted  when touched: 1 storage compressed, 1 storage in the pickle, 1 storage unaligned\n";
+    assert!(ran.succeeded().contains(expected), "{ran:?}");
+    assert_eq!(ran.out.lines().filter(|line| line.ends_with("  unaligned")).count(), 1, "{ran:?}");
+    all[1].bytes = b"big".to_vec();
+    room.put("x.pt", archive(&all));
+    let ran = room.run(&["inspect", "x.pt"]);
+    let expected = "touched: 2 storages big-endian, 1 storage compressed and big-endian, 1 storage in the pickle\n";
+    assert!(ran.succeeded().contains(expected), "{ran:?}");
+}
+
+#[test]
+fn inspect_notes_the_buffers_of_modules() {
+    let layer = |key: &str| {
+        let weight = parameter(tensor("FloatStorage", key, &[1]));
+        module("torch.nn.Linear", dict([("weight", weight), ("bias", none())]), dict([]), set(&[]), dict([]))
+    };
+    let buffers = dict([("mean", tensor("FloatStorage", "1", &[1])), ("mask", tensor("FloatStorage", "2", &[1]))]);
+    let inner = dict([("first", put(7, layer("0"))), ("tied", get(7))]);
+    let root = module("__main__.Net", dict([]), buffers, set(&[text("mask")]), inner);
+    let storages = ["0", "1", "2"].map(|key| (key, floats(&[1.5])));
+    let room = Room::new();
+    room.put("net.pt", checkpoint(root, &storages));
+    let ran = room.run(&["inspect", "net.pt"]);
+    let rows: Vec<&str> = ran.succeeded().lines().rev().take(4).collect();
+    assert!(rows[2].starts_with("first.weight ") && !rows[2].contains("buffer"), "{ran:?}");
+    assert!(rows[1].starts_with("mask ") && rows[1].ends_with("  buffer, not persistent"), "{ran:?}");
+    assert!(rows[0].starts_with("mean ") && rows[0].ends_with("  buffer"), "{ran:?}");
+
+    let checkpoint = dolmen::Checkpoint::open(room.path("net.pt")).unwrap();
+    let document = checkpoint.document().unwrap().unwrap();
+    let modules = Modules::of(&document);
+    let tensors = modules.state_dict(&document).unwrap().unwrap();
+    let names: Vec<(&str, &str)> = tensors.iter().map(|tensor| (&*tensor.name, tensor.tensor)).collect();
+    let expected =
+        [("mean", "mean"), ("mask", "mask"), ("first.weight", "first.weight"), ("tied.weight", "first.weight")];
+    assert_eq!(names, expected);
+    assert_eq!(tensors[1].role, Role::Buffer { persistent: false });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::ValueEnum;
-use dolmen::foreign::torch::{self, Scan, ScannedGlobal, Verdict};
+use dolmen::foreign::torch::{self, Modules, Role, Scan, ScannedGlobal, Verdict};
 use dolmen::format::value::TreeOptions;
 use dolmen::{Checkpoint, DType, Error, Result, TensorView, Value};
 use serde_json::{Value as Json, json};
@@ -253,7 +253,8 @@ impl<'a> File<'a> {
         }
         if !tensors.is_empty() {
             writeln!(out)?;
-            tensor_table(tensors).write(out, 0, width)?;
+            let roles = self.document.filter(|_| self.scan.is_some()).map(|document| Modules::of(document).roles());
+            tensor_table(tensors, &roles.unwrap_or_default()).write(out, 0, width)?;
         }
         if let Some(pattern) = &args.pattern {
             let (shown, all) = (human::count(tensors.len() as u64), human::count(self.checkpoint.len() as u64));
@@ -268,6 +269,7 @@ impl<'a> File<'a> {
         let checkpoint = self.checkpoint;
         let header = checkpoint.header();
         let (mut elements, mut bytes, mut unchecked) = (0u128, 0u128, 0u64);
+        let mut forms: BTreeMap<&str, u64> = BTreeMap::new();
         let mut seen = vec![false; checkpoint.storage_count()];
         for tensor in checkpoint.tensors() {
             let tensor = tensor?;
@@ -276,6 +278,9 @@ impl<'a> File<'a> {
                 *seen = true;
                 bytes += u128::from(tensor.storage_len()?);
                 unchecked += u64::from(!tensor.is_checksummed());
+                if let Some(form) = tensor.storage_form() {
+                    *forms.entry(form).or_default() += 1;
+                }
             }
         }
         let mut facts = Vec::new();
@@ -309,6 +314,13 @@ impl<'a> File<'a> {
                 n => format!("CRC-32 of each storage, but for {}", human::count(n)),
             };
             facts.push(("checksums", text));
+        }
+        if !forms.is_empty() {
+            let form = |(form, n): (&&str, &u64)| format!("{} {form}", human::counted(*n, "storage"));
+            facts.push((
+                "converted",
+                format!("when touched: {}", forms.iter().map(form).collect::<Vec<_>>().join(", ")),
+            ));
         }
         if let Some(scan) = &self.scan {
             facts.push(("globals", globals(scan)));
@@ -404,7 +416,7 @@ fn place<'a>(tensor: &TensorView<'a>) -> Place<'a> {
     (tensor.storage(), tensor.start(), tensor.dtype(), tensor.shape(), tensor.explicit_strides())
 }
 
-fn tensor_table(tensors: &[TensorView<'_>]) -> Table {
+fn tensor_table(tensors: &[TensorView<'_>], roles: &BTreeMap<&str, Role>) -> Table {
     let mut table = Table::new(&[
         ("name", Column::Middle(12)),
         ("dtype", Column::Whole),
@@ -435,6 +447,12 @@ fn tensor_table(tensors: &[TensorView<'_>]) -> Table {
         }
         if let Some(strides) = tensor.explicit_strides() {
             notes.push(format!("strides {}", human::dims(strides)));
+        }
+        notes.extend(tensor.storage_form().map(str::to_owned));
+        match roles.get(tensor.name()) {
+            Some(Role::Buffer { persistent: true }) => notes.push("buffer".to_owned()),
+            Some(Role::Buffer { persistent: false }) => notes.push("buffer, not persistent".to_owned()),
+            _ => {}
         }
         let crc32 = match tensor.storage_crc32() {
             Ok(Some(crc32)) => format!("{crc32:08x}"),

@@ -30,7 +30,10 @@ impl Assembled {
     pub(super) fn add(&mut self, rebuilt: Rebuilt, prefix: Option<&str>, inflated: Option<Arc<Vec<u8>>>) -> Result<()> {
         let mut numbers = Vec::with_capacity(rebuilt.storages.len());
         for planned in rebuilt.storages {
-            numbers.push(self.storage(planned, inflated.as_ref())?);
+            let form = form(&planned);
+            let number = self.storage(planned, inflated.as_ref())?;
+            form.into_iter().for_each(|form| self.index.storage_form(number, form));
+            numbers.push(number);
         }
         for tensor in rebuilt.tensors {
             let name = match prefix {
@@ -102,6 +105,18 @@ impl Assembled {
             self.index.check_parts(move |source, parts| records::check(source, &storages, parts));
         }
         Ok(self.index)
+    }
+}
+
+/// In which form the file has a storage, if it is not used where it lies.
+fn form(planned: &Planned) -> Option<&'static str> {
+    match planned {
+        Planned::Found { found: Found::InFile { .. }, swap: None, copy: false } => None,
+        Planned::Found { found: Found::InFile { .. }, swap: None, copy: true } => Some("unaligned"),
+        Planned::Found { found: Found::InFile { .. }, swap: Some(_), .. } => Some("big-endian"),
+        Planned::Found { found: Found::Record(_), swap: None, .. } => Some("compressed"),
+        Planned::Found { found: Found::Record(_), swap: Some(_), .. } => Some("compressed and big-endian"),
+        Planned::Held(_) | Planned::Payload { .. } => Some("in the pickle"),
     }
 }
 

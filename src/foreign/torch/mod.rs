@@ -5,6 +5,7 @@
 //! pickle    a machine that executes nothing: a graph
 //! rebuild   what the graph means: document, tensors, storages
 //! made      bytes in another form than the file has them
+//! module    modules that were pickled whole: their parameters and buffers
 //! records   the parts of the archive, for verification
 //! scan      what the pickles name, and what to think of it
 //! ```
@@ -13,6 +14,7 @@ mod archive;
 mod assemble;
 mod legacy;
 mod made;
+mod module;
 mod pickle;
 mod rebuild;
 mod records;
@@ -23,6 +25,7 @@ mod zip;
 
 pub(crate) use archive::is_torch as is_archive;
 use assemble::Assembled;
+pub use module::{ModuleTensor, Modules, Role};
 pub use rebuild::LIST_LEN;
 pub(crate) use records::is_cut_off;
 #[cfg(feature = "fs")]

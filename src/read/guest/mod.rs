@@ -51,6 +51,7 @@ pub struct GuestIndex {
     checked: Vec<bool>,
     /// Storages that do not lie in the file as they are.
     own: BTreeMap<u32, Own>,
+    forms: BTreeMap<u32, &'static str>,
     parts: Option<CheckParts>,
 }
 
@@ -62,6 +63,7 @@ pub(crate) struct Guest {
     /// The storages of which there is a CRC.
     checked: AtomicSet,
     own: BTreeMap<u32, Own>,
+    forms: BTreeMap<u32, &'static str>,
     parts: Option<CheckParts>,
 }
 
@@ -97,6 +99,7 @@ impl GuestIndex {
             extras: Extras::default(),
             checked: Vec::new(),
             own: BTreeMap::new(),
+            forms: BTreeMap::new(),
             parts: None,
         }
     }
@@ -166,6 +169,11 @@ impl GuestIndex {
         make: impl Fn(&dyn ReadAt, &mut dyn Write) -> Result<()> + Send + Sync + 'static,
     ) -> Result<u32> {
         self.own_storage(Own::made(byte_len, checked, make))
+    }
+
+    /// Says, for people, in which form the file has a storage that is not used where it lies, such as `compressed`.
+    pub fn storage_form(&mut self, storage: u32, form: &'static str) {
+        self.forms.insert(storage, form);
     }
 
     fn own_storage(&mut self, own: Own) -> Result<u32> {
@@ -264,8 +272,8 @@ impl Checkpoint {
                 checkpoint.verified.insert(storage.first_block);
             }
         }
-        let GuestIndex { format, version, own, parts, .. } = guest;
-        checkpoint.guest = Some(Guest { format, version, checked, own, parts });
+        let GuestIndex { format, version, own, forms, parts, .. } = guest;
+        checkpoint.guest = Some(Guest { format, version, checked, own, forms, parts });
         Ok(checkpoint)
     }
 
@@ -289,5 +297,15 @@ impl TensorView<'_> {
     /// Whether its bytes can be verified: always in a Dolmen file, and in others if they have a CRC of it, or of what it is made from.
     pub fn is_checksummed(&self) -> bool {
         self.checkpoint().is_checked(self.storage())
+    }
+
+    /// Whether the file has its bytes as they are used. Otherwise they are made from it when they are touched first, and kept in memory.
+    pub fn is_in_place(&self) -> bool {
+        self.checkpoint().own(self.storage()).is_none()
+    }
+
+    /// In which other form a file of another format has its bytes, such as `compressed` or `big-endian`, for people to read.
+    pub fn storage_form(&self) -> Option<&'static str> {
+        self.checkpoint().guest.as_ref()?.forms.get(&self.storage()).copied()
     }
 }
