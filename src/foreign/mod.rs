@@ -128,16 +128,20 @@ pub fn recognise(start: &[u8]) -> Option<Kind> {
 
 /// What a ZIP archive is, by the name of its first entry.
 fn zip_kind(start: &[u8]) -> Kind {
-    /// The length of the name lies here in the entry's header, and the name itself follows the header.
-    const NAME_LEN_AT: usize = 26;
-    const NAME_AT: usize = 30;
-    let len = start.get(NAME_LEN_AT..).and_then(|rest| rest.first_chunk::<2>()).map(|len| u16::from_le_bytes(*len));
-    let name = start.get(NAME_AT..).and_then(|rest| rest.get(..usize::from(len?)));
-    match name {
+    match first_name(start) {
         Some(name) if is_torch_entry(name) => Kind::Torch,
         Some(name) if name.ends_with(b".npy") => Kind::Npz,
         _ => Kind::Zip,
     }
+}
+
+/// The name of the first entry of a ZIP archive.
+fn first_name(start: &[u8]) -> Option<&[u8]> {
+    /// The length of the name lies here in the entry's header, and the name itself follows the header.
+    const NAME_LEN_AT: usize = 26;
+    const NAME_AT: usize = 30;
+    let len = start.get(NAME_LEN_AT..)?.first_chunk::<2>().map(|len| u16::from_le_bytes(*len))?;
+    start.get(NAME_AT..)?.get(..usize::from(len))
 }
 
 /// Whether a ZIP archive with this entry is a PyTorch checkpoint.
@@ -158,7 +162,12 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
         #[cfg(feature = "torch")]
         Some(Kind::Torch) => torch::read_index(start, source, limits).map(Some),
         #[cfg(feature = "torch")]
-        Some(Kind::Zip) if torch::is_archive(source, limits) => torch::read_index(start, source, limits).map(Some),
+        Some(Kind::Zip)
+            if torch::is_archive(source, limits)
+                || first_name(start).is_some_and(|name| torch::is_cut_off(name, source)) =>
+        {
+            torch::read_index(start, source, limits).map(Some)
+        }
         _ => {
             let _ = (source, limits);
             Ok(None)

@@ -18,7 +18,7 @@ const FETCH_AGAIN: &str = "download it again, and check the address and that you
 const READ_ELSEWHERE: &str = "this release does not read that format";
 const FEATURE_OFF: &str = "this program was built without the feature that reads that format";
 const CONVERT_NPZ: &str =
-    "if it is a .npz, `dolmen convert` makes a Dolmen file of it; this release does not read PyTorch's files";
+    "if it is a .npz, `dolmen convert` makes a Dolmen file of it; if it should be a .pt, it was damaged";
 const DECOMPRESS: &str = "decompress it first";
 const OTHER: &str = "check that this is the file you meant";
 
@@ -70,7 +70,7 @@ fn diagnose(start: &[u8]) -> Diagnosis {
         return wrong("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
     }
     if start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e") {
-        return other("this is a PyTorch checkpoint of the old kind, from before version 1.6", READ_ELSEWHERE);
+        return other("this is a PyTorch checkpoint of the old kind, from before version 1.6", FEATURE_OFF);
     }
     if matches!(start, [0x80, 2..=5, ..]) {
         return other(
@@ -79,7 +79,7 @@ fn diagnose(start: &[u8]) -> Diagnosis {
         );
     }
     if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        return other("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT_NPZ);
+        return other("this is a ZIP archive, and no PyTorch checkpoint was found in it", CONVERT_NPZ);
     }
     if start.starts_with(b"\x93NUMPY") {
         return other("this is a NumPy .npy file", FEATURE_OFF);
