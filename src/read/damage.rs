@@ -1,6 +1,7 @@
 //! Which damage to tell when several threads find some, and whose it is.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::span::{Span, Spans};
 use super::window::Window;
@@ -46,10 +47,29 @@ fn name_damaged(header: &Header, index: &Index<'_>, e: Error) -> Error {
 
 /// Names the first tensor over a storage.
 pub(super) fn name_storage(index: &Index<'_>, storage: u32, e: Error) -> Error {
-    let mut tensors = (0..index.tensor_count()).filter_map(|number| index.tensor(number).ok());
-    match tensors.find(|tensor| tensor.storage == storage) {
-        Some(tensor) => e.with_tensor(tensor.name),
-        None => e,
+    FirstTensors::default().name(index, storage, e)
+}
+
+/// The first tensor over each storage, found out when it is asked for: many storages may be damaged.
+#[derive(Default)]
+pub(super) struct FirstTensors(OnceLock<HashMap<u32, usize>>);
+
+impl FirstTensors {
+    /// Names the first tensor over a storage.
+    pub(super) fn name(&self, index: &Index<'_>, storage: u32, e: Error) -> Error {
+        let first = self.0.get_or_init(|| {
+            let mut first = HashMap::new();
+            for number in 0..index.tensor_count() {
+                if let Ok(tensor) = index.tensor(number) {
+                    first.entry(tensor.storage).or_insert(number);
+                }
+            }
+            first
+        });
+        match first.get(&storage).and_then(|&number| index.tensor(number).ok()) {
+            Some(tensor) => e.with_tensor(tensor.name),
+            None => e,
+        }
     }
 }
 

@@ -204,6 +204,7 @@ pub(crate) fn verify_guest(
 ) -> Result<Report> {
     const CHUNK: u64 = 1 << 20;
     let findings = Findings::new(index.tensor_count());
+    let first_tensors = damage::FirstTensors::default();
     let unchecked = AtomicU64::new(0);
     let nothing = || AlignedBytes::zeroed(0).map_err(|e| Error::io("cannot read", e));
     let bytes = source.resident().map_or(Bytes::Read(source), Bytes::Resident);
@@ -220,7 +221,7 @@ pub(crate) fn verify_guest(
             };
             let Err(e) = own.stream(source, 0..storage.data_len, &mut progress) else { return Ok(()) };
             let at = e.offset().unwrap_or(0);
-            findings.add(at, damage::name_storage(&index, number, e))?;
+            findings.add(at, first_tensors.name(&index, number, e))?;
             return findings.bad_storage(number, at);
         }
         if !guest.has_crc(number) {

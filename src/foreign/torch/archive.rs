@@ -9,7 +9,6 @@
 //! Two readers must not see two files: where the local header and the directory disagree, names differ only in case, or records
 //! overlap, the archive is refused.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
@@ -46,6 +45,7 @@ const ENCRYPTED: u16 = 1;
 const ZIP64_EXTRA: u16 = 1;
 /// What stands for a number that is among those.
 const IN_EXTRA: u32 = u32::MAX;
+const NOT_IN_EXTRA: &str = "a number should be in its zip64 field, and is not";
 /// Deflate makes no more than this of a byte.
 const MAX_RATIO: u64 = 1032;
 /// How much is read around a local header: with PyTorch's padding it is seldom longer.
@@ -96,12 +96,7 @@ impl Archive {
         let mut bytes = vec![0; len_usize(directory.len).ok_or_else(|| wrong("the archive's directory is too long"))?];
         read_exact(source, &mut bytes, directory.offset)?;
         let mut records = directory.entries(&bytes)?;
-        let mut extent = Vec::with_capacity(records.len());
-        for (record, flags) in &mut records {
-            let end = check_local(source, record, *flags, directory.offset)?;
-            extent.push((record.header_offset, end));
-        }
-        check_overlaps(&mut extent, &records)?;
+        check_locals(source, &mut records, directory.offset)?;
         let records: Vec<Record> = records.into_iter().map(|(record, _)| record).collect();
         let first = records.first().map_or("", |record| &record.name);
         let root = first.split_once('/').map_or("", |(root, _)| root).to_owned();
@@ -172,7 +167,7 @@ pub(super) fn read_record(source: &dyn ReadAt, record: &Record, max_len: u64) ->
 /// # Errors
 /// [`Corrupt`](ErrorKind::Corrupt); [`Io`](ErrorKind::Io).
 pub(super) fn copy_record(source: &dyn ReadAt, record: &Record, out: &mut dyn Write) -> Result<()> {
-    const PIECE_LEN: usize = 256 << 10;
+    const PIECE_LEN: u64 = 256 << 10;
     let mut stored = Positioned::new(source)?;
     stored.skip_to(record.data_offset);
     let stored = stored.take(record.stored_len);
@@ -182,7 +177,8 @@ pub(super) fn copy_record(source: &dyn ReadAt, record: &Record, out: &mut dyn Wr
     };
     let broken = |what: String| Error::new(ErrorKind::Corrupt, what).with_offset(record.data_offset);
     let mut hasher = crc32fast::Hasher::new();
-    let mut buffer = vec![0; PIECE_LEN];
+    // A byte more than the record should have, so that one that is too long is seen to be. Small records are many.
+    let mut buffer = vec![0; len_usize(record.len.saturating_add(1).min(PIECE_LEN)).unwrap_or_default()];
     let mut len = 0u64;
     loop {
         let read = match content.read(&mut buffer) {
@@ -264,14 +260,10 @@ impl Directory {
         if !tail.starts_with(&END) {
             tail.resize(len_usize(tail_len).unwrap_or_default(), 0);
             read_exact(source, &mut tail, tail_at)?;
-            // The last one whose comment ends with the file.
-            let found =
-                tail.windows(usize::try_from(END_LEN).unwrap_or(usize::MAX)).enumerate().rev().find(|(i, end)| {
-                    let comment = end.last_chunk::<2>().map_or(0, |len| u16::from_le_bytes(*len));
-                    let after = tail.len().saturating_sub(i.saturating_add(end.len()));
-                    end.starts_with(&END) && usize::from(comment) == after
-                });
-            let Some((i, _)) = found else { return Err(no_directory(&tail, file_len)) };
+            // The last one there is, as PyTorch and Python look for it: one in the comment of another would be theirs, so it is ours.
+            let whole = usize::try_from(END_LEN).unwrap_or(usize::MAX);
+            let found = tail.windows(whole).rposition(|end| end.starts_with(&END));
+            let Some(i) = found else { return Err(no_directory(&tail, file_len)) };
             at = tail_at.saturating_add(len_u64(i));
             tail.drain(..i);
         }
@@ -303,9 +295,8 @@ impl Directory {
             return Err(wrong("the archive's end record is cut off").with_offset(at));
         };
         if usize::from(comment) != end.len().saturating_sub(usize::try_from(END_LEN).unwrap_or_default()) {
-            return Err(wrong("the archive's comment does not end with the file")
-                .with_offset(at)
-                .with_advice(DISTRUST));
+            let e = wrong("the archive's comment does not end with the file: it was cut off, or other bytes follow it");
+            return Err(e.with_offset(at).with_advice(TRUNCATED_ADVICE));
         }
         let whole = |number: u16| number == 0 || number == u16::MAX;
         if !whole(disk) || !whole(first_disk) || here != count {
@@ -441,7 +432,8 @@ impl<'b> Entry<'b> {
         let name = std::str::from_utf8(self.name).map_err(|_| wrong("the name of a record is not UTF-8"))?;
         let named = |e: Error| Error::new(e.kind(), format!("record {}: {}", quoted(name), e.reason()));
         let numbers = [self.len, self.stored_len, self.header_offset];
-        let [len, stored_len, header_offset] = zip64_numbers(self.extra, numbers).map_err(named)?;
+        let long = zip64_field(self.extra).map_err(named)?;
+        let [len, stored_len, header_offset] = with_zip64(long, numbers).ok_or_else(|| named(wrong(NOT_IN_EXTRA)))?;
         if !matches!(self.disk, 0 | u16::MAX) {
             return Err(named(Error::new(ErrorKind::UnsupportedVersion, "it is in another part of the archive")));
         }
@@ -482,34 +474,49 @@ fn check_flags(flags: u16, method: u16) -> Result<()> {
     }
 }
 
-/// Numbers of which some are in the zip64 extra field, in this order.
-fn zip64_numbers(extra: &[u8], numbers: [u32; 3]) -> Result<[u64; 3]> {
-    let mut long = Cow::Borrowed(&[][..]);
+/// What the zip64 extra field holds; empty if there is none.
+fn zip64_field(extra: &[u8]) -> Result<&[u8]> {
     let mut fields = Fields(extra);
-    let mut seen = false;
+    let mut found = None;
     while !fields.0.is_empty() {
         let field = (|| {
             let (kind, len) = (fields.u16()?, fields.u16()?);
             Some((kind, fields.bytes(len.into())?))
         })();
         let Some((kind, content)) = field else { return Err(wrong("its extra fields are cut off")) };
-        if kind == ZIP64_EXTRA {
-            if seen {
-                return Err(wrong("it has two zip64 fields").with_advice(DISTRUST));
-            }
-            seen = true;
-            long = Cow::Borrowed(content);
+        if kind == ZIP64_EXTRA && found.replace(content).is_some() {
+            return Err(wrong("it has two zip64 fields").with_advice(DISTRUST));
         }
     }
-    let mut long = Fields(&long);
+    Ok(found.unwrap_or_default())
+}
+
+/// Numbers of which those that are marked are in the zip64 extra field, in this order; `None` if one is not there.
+fn with_zip64(field: &[u8], numbers: [u32; 3]) -> Option<[u64; 3]> {
+    let mut long = Fields(field);
     let mut out = [0; 3];
     for (place, number) in out.iter_mut().zip(numbers) {
-        *place = match number {
-            IN_EXTRA => long.u64().ok_or_else(|| wrong("a number should be in its zip64 field, and is not"))?,
-            number => number.into(),
-        };
+        *place = if number == IN_EXTRA { long.u64()? } else { number.into() };
     }
-    Ok(out)
+    Some(out)
+}
+
+/// Compares each local header with the directory, and finds where data begins; refuses records of which one begins before the one in
+/// front of it ends.
+///
+/// In the order of the file: so no byte of it is read for more than one header, whatever the directory says.
+fn check_locals(source: &dyn ReadAt, records: &mut [(Record, u16)], directory_at: u64) -> Result<()> {
+    let mut in_file: Vec<&mut (Record, u16)> = records.iter_mut().collect();
+    in_file.sort_by_key(|(record, _)| record.header_offset);
+    let mut free_from = 0;
+    for (record, flags) in in_file {
+        if record.header_offset < free_from {
+            let message = format!("record {} begins within the one in front of it", quoted(&record.name));
+            return Err(wrong(message).with_offset(record.header_offset).with_advice(DISTRUST));
+        }
+        free_from = check_local(source, record, *flags, directory_at)?;
+    }
+    Ok(())
 }
 
 /// Compares a record's local header with the directory, and finds where its data begins. Gives where the record ends.
@@ -560,11 +567,12 @@ fn check_local(source: &dyn ReadAt, record: &mut Record, flags: u16, directory_a
         return Err(broken("its header has another method than the archive's directory"));
     }
     let has_descriptor = flags & HAS_DESCRIPTOR != 0;
-    let [local_len, local_stored_len, _] = match zip64_numbers(extra, [len, stored_len, 0]) {
-        Ok(numbers) => numbers,
+    let long = zip64_field(extra).map_err(|e| broken(&e.reason()))?;
+    let [local_len, local_stored_len, _] = match with_zip64(long, [len, stored_len, 0]) {
+        Some(numbers) => numbers,
         // PyTorch writes a marker where the number follows the data.
-        Err(_) if has_descriptor => [0; 3],
-        Err(e) => return Err(broken(&e.reason())),
+        None if has_descriptor => [0; 3],
+        None => return Err(broken(NOT_IN_EXTRA)),
     };
     // What follows the data may be 0 here.
     let same = |local: u64, central: u64| local == central || (has_descriptor && local == 0);
@@ -610,20 +618,6 @@ fn descriptor_len(bytes: &[u8], record: &Record) -> Option<u64> {
         }
     }
     None
-}
-
-/// Refuses records of which one begins before the one in front of it ends.
-fn check_overlaps(extent: &mut [(u64, u64)], records: &[(Record, u16)]) -> Result<()> {
-    extent.sort_unstable();
-    for (a, b) in extent.iter().zip(extent.iter().skip(1)) {
-        if b.0 < a.1 {
-            let name =
-                records.iter().find(|(record, _)| record.header_offset == b.0).map_or("", |(record, _)| &record.name);
-            let message = format!("record {} begins within the one in front of it", quoted(name));
-            return Err(wrong(message).with_offset(b.0).with_advice(DISTRUST));
-        }
-    }
-    Ok(())
 }
 
 /// Refuses names that differ in nothing but case: PyTorch takes them for the same.

@@ -31,17 +31,17 @@ pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIn
     let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
     let mut input = Input::new(source, 0, len);
     // The magic number was seen already.
-    pickle::read(&mut input)?;
-    match pickle::read(&mut input)?.1 {
+    pickle::read(&mut input, u64::MAX)?;
+    match pickle::read(&mut input, u64::MAX)?.1 {
         Ref::Int(PROTOCOL_VERSION) => {}
         other => {
             let message = format!("the protocol version is {other:?}, and only {PROTOCOL_VERSION} is known");
             return Err(input.error(ErrorKind::UnsupportedVersion, message));
         }
     }
-    pickle::read(&mut input)?;
+    pickle::read(&mut input, u64::MAX)?;
     let start = input.offset();
-    let (graph, root) = pickle::read(&mut input)?;
+    let (graph, root) = pickle::read(&mut input, u64::MAX)?;
     let pickle_len = input.offset().saturating_sub(start);
     limits.check("the length of the pickle,", pickle_len, limits.max_value_len)?;
     let storages = storages(&graph, &mut input)?;
@@ -68,7 +68,7 @@ fn storages(graph: &Graph, input: &mut Input<'_>) -> Result<HashMap<String, (u64
             element_lens.entry(id.key).or_insert((element_len, id.element_count));
         }
     }
-    let (keys, root) = pickle::read(input)?;
+    let (keys, root) = pickle::read(input, u64::MAX)?;
     let Some(Node::List(items)) = keys.get(root) else { return Err(wrong("the storages' keys are no list")) };
     let mut storages = HashMap::new();
     for i in 0..items.len() {

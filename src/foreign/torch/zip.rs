@@ -18,7 +18,12 @@ const NEWEST_VERSION: u64 = 10;
 const MAX_WORD_LEN: u64 = 64;
 /// A compressed pickle may become so many times as long; and may have this length in any case.
 const MAX_PICKLE_RATIO: u64 = 64;
-const MAX_SMALL_PICKLE: u64 = 16 << 20;
+const MAX_SMALL_PICKLE: u64 = 64 << 10;
+/// What is made of it may be as much as if it became so many times as long. Few do: what compresses well is text, of which little is made.
+const WARRANTED_RATIO: u64 = 8;
+const WARRANTED: u64 = 1 << 10;
+/// What a byte of a pickle may take up in the machine.
+const GRAPH_RATIO: u64 = 128;
 
 /// The index of such a checkpoint.
 ///
@@ -44,7 +49,8 @@ pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIn
 }
 
 fn check_version(archive: &Archive, source: &dyn ReadAt) -> Result<()> {
-    let record = archive.get("version").or_else(|| archive.get(".data/version"));
+    // Where both are there PyTorch asks the newer place.
+    let record = archive.get(".data/version").or_else(|| archive.get("version"));
     let Some(record) = record else { return Ok(()) };
     let word = word(source, record)?;
     match word.trim().parse::<u64>() {
@@ -98,13 +104,23 @@ impl Part<'_> {
             None => (self.source, record.data_offset),
         };
         let mut input = Input::new(pickle, start, start.saturating_add(record.len));
-        let (graph, root) = pickle::read(&mut input)?;
+        let warranted = match record.method {
+            Method::Stored => record.len,
+            Method::Deflated => {
+                record.stored_len.saturating_mul(WARRANTED_RATIO).saturating_add(WARRANTED).min(record.len)
+            }
+        };
+        let most = match record.method {
+            Method::Stored => u64::MAX,
+            Method::Deflated => warranted.saturating_mul(GRAPH_RATIO),
+        };
+        let (graph, root) = pickle::read(&mut input, most)?;
         if input.left() > 0 {
             let message = format!("{} goes on for {} bytes after its end", self.pickle, input.left());
             return Err(wrong(message).with_offset(input.offset()));
         }
         let container = Records { part: self, pickle };
-        let rebuilt = rebuild::rebuild(&graph, root, record.len, &container)?;
+        let rebuilt = rebuild::rebuild(&graph, root, warranted, &container)?;
         Ok((rebuilt, inflated))
     }
 

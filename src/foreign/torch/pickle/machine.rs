@@ -13,17 +13,22 @@ const MAX_GLOBAL_LEN: usize = 1024;
 /// From how many floats on a run of them is taken at once.
 const RUN: usize = 4;
 
-/// Reads one pickle; the input is then where it ends.
+/// Reads one pickle; the input is then where it ends. What is made of it may take so many bytes, roughly.
 ///
 /// # Errors
-/// [`Malformed`](ErrorKind::Malformed) with the byte; [`UnsupportedVersion`](ErrorKind::UnsupportedVersion) for later protocols, and for bytes that
+/// [`Limit`](ErrorKind::Limit) if it takes more; [`Malformed`](ErrorKind::Malformed) with the byte; [`UnsupportedVersion`](ErrorKind::UnsupportedVersion) for later protocols, and for bytes that
 /// are not in the pickle but were to be sent beside it.
-pub(in super::super) fn read(input: &mut Input<'_>) -> Result<(Graph, Ref)> {
-    let mut machine =
-        Machine { input, graph: Graph::default(), stack: Vec::new(), marks: Vec::new(), memo: Memo::default() };
+pub(in super::super) fn read(input: &mut Input<'_>, most: u64) -> Result<(Graph, Ref)> {
+    let graph = Graph::default();
+    let mut machine = Machine { input, graph, stack: Vec::new(), marks: Vec::new(), memo: Memo::default(), held: 0 };
     loop {
         let at = machine.input.offset();
         match machine.step() {
+            Ok(None) if machine.taken() > most => {
+                let message = "the pickle would take up far more memory than it warrants";
+                let e = Error::new(ErrorKind::Limit, message).with_offset(at);
+                return Err(e.with_advice("do not trust where this file came from"));
+            }
             Ok(None) => {}
             Ok(Some(root)) => return Ok((machine.graph, root)),
             Err(e) if e.offset().is_none() && e.kind() != ErrorKind::Io => return Err(e.with_offset(at)),
@@ -39,7 +44,12 @@ struct Machine<'m, 'a> {
     /// How long the stack was when marks were set; nothing below the last one can be popped.
     marks: Vec<usize>,
     memo: Memo,
+    /// Bytes that nodes and what is in them take up.
+    held: u64,
 }
+
+/// What the machine keeps of a value, wherever it keeps it.
+const REF_LEN: usize = size_of::<Ref>();
 
 #[cold]
 fn wrong(message: impl Into<String>) -> Error {
@@ -170,6 +180,7 @@ impl Machine<'_, '_> {
             }
             0x90 => {
                 let items = self.pop_mark()?;
+                self.hold(size_of_val(&*items));
                 match self.top_node()? {
                     Node::Set(set) => set.extend_from_slice(&items),
                     _ => return Err(wrong("elements are added to what is no set")),
@@ -314,7 +325,28 @@ impl Machine<'_, '_> {
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
+    /// Bytes that everything takes up, roughly.
+    fn taken(&self) -> u64 {
+        let places =
+            self.memo.places().saturating_add(len_u64(self.stack.len())).saturating_add(len_u64(self.marks.len()));
+        self.held.saturating_add(places.saturating_mul(len_u64(REF_LEN)))
+    }
+
+    fn hold(&mut self, len: usize) {
+        self.held = self.held.saturating_add(len_u64(len));
+    }
+
     fn node(&mut self, node: Node) -> Result<Ref> {
+        let within = match &node {
+            Node::Text(bytes) | Node::OldText(bytes) | Node::Bytes(bytes) | Node::ByteArray(bytes) => bytes.len(),
+            Node::Integer(bytes) => bytes.len(),
+            Node::Tuple(items) | Node::FrozenSet(items) => size_of_val(&**items),
+            Node::List(Items::Refs(items)) => size_of_val(&**items),
+            Node::Dict(entries) => size_of_val(&**entries),
+            Node::Call(_) => size_of::<Call>(),
+            _ => 0,
+        };
+        self.hold(within.saturating_add(size_of::<Node>()));
         let number = u32::try_from(self.graph.nodes.len());
         let number = number.map_err(|_| Error::new(ErrorKind::Limit, "the pickle has 2^32 objects or more"))?;
         self.graph.nodes.push(node);
@@ -349,6 +381,7 @@ impl Machine<'_, '_> {
             }
             if let Items::Floats(held) = items {
                 held.extend_from_slice(&floats);
+                self.hold(size_of_val(&*floats));
                 self.input.byte()?;
                 return Ok(());
             }
@@ -436,6 +469,7 @@ impl Machine<'_, '_> {
     }
 
     fn append(&mut self, items: &[Ref]) -> Result<()> {
+        self.hold(size_of_val(items));
         match self.top_node()? {
             Node::List(list) => list.extend(items),
             Node::Call(call) => call.items.extend_from_slice(items),
@@ -445,6 +479,7 @@ impl Machine<'_, '_> {
     }
 
     fn set_items(&mut self, entries: Vec<(Ref, Ref)>) -> Result<()> {
+        self.hold(size_of_val(&*entries));
         match self.top_node()? {
             Node::Dict(dict) => dict.extend(entries),
             Node::Call(call) => call.entries.extend(entries),
@@ -494,6 +529,14 @@ impl Machine<'_, '_> {
         let number = u32::try_from(self.graph.globals.len()).map_err(|_| wrong("there are too many classes"))?;
         let value = self.node(Node::Global(number))?;
         let Ref::Node(node) = value else { return Ok(value) };
+        // The name is there twice, in a map and in a list, each of which takes as much again for itself.
+        self.hold(
+            name.module
+                .len()
+                .saturating_add(name.name.len())
+                .saturating_add(size_of::<NamedGlobal>())
+                .saturating_mul(4),
+        );
         self.graph.by_name.insert(name.clone(), number);
         self.graph.globals.push(NamedGlobal { name, node, called: false });
         Ok(value)

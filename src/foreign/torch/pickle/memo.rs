@@ -14,8 +14,8 @@ pub(super) struct Memo {
     count: u64,
 }
 
-/// How far beyond its length the array may grow at once.
-const GAP: u64 = 64;
+/// How far beyond its length the array may grow at once: what is skipped costs memory that no opcode has paid for.
+const GAP: u64 = 4;
 
 impl Memo {
     pub(super) fn put(&mut self, number: u64, value: Ref) {
@@ -41,6 +41,11 @@ impl Memo {
     pub(super) fn get(&self, number: u64) -> Option<Ref> {
         let near = len_usize(number).and_then(|number| *self.near.get(number)?);
         near.or_else(|| self.far.get(&number).copied())
+    }
+
+    /// How many places are taken up, used or not.
+    pub(super) fn places(&self) -> u64 {
+        len_u64(self.near.len()).saturating_add(len_u64(self.far.len()))
     }
 
     /// How many there are: what `MEMOIZE` takes for a number.

@@ -8,9 +8,9 @@ pub(super) struct Budget {
 }
 
 /// As many bytes as a byte of the pickle may become.
-const RATIO: u64 = 64;
+const RATIO: u64 = 80;
 /// And so many for any pickle.
-const ANY: u64 = 1 << 20;
+const ANY: u64 = 64 << 10;
 
 impl Budget {
     pub(super) fn new(pickle_len: u64) -> Budget {

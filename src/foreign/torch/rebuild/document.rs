@@ -14,10 +14,21 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::dtype::DType;
 use crate::format::layout;
 use crate::format::len_usize;
-use crate::format::value::{Dict, Global, MAX_DEPTH, Object, TensorRef, Value};
+use crate::format::value::{Dict, DictKind, Global, MAX_DEPTH, Object, TensorRef, Value};
 
-/// What a value costs besides its bytes, roughly.
+/// What a value costs besides its bytes, roughly; and what some cost besides that.
 const VALUE_COST: u64 = 32;
+const DICT_COST: u64 = 48;
+const GLOBAL_COST: u64 = 48;
+const OBJECT_COST: u64 = 192;
+/// With its attributes, and its entries in lists and indexes.
+const TENSOR_COST: u64 = 1024;
+/// For each axis, length and stride, and both once more in the index.
+const AXIS_COST: u64 = 64;
+/// A tag, an array, and the map of the attributes.
+const TENSOR_LEVELS: usize = 3;
+/// A tensor's name is in the document, in the index, and in the lists of names that are taken.
+const NAMED_TIMES: u64 = 4;
 
 pub(super) struct Document<'g, 'c> {
     graph: &'g Graph,
@@ -25,6 +36,7 @@ pub(super) struct Document<'g, 'c> {
     /// For each node that is shared and has begun, its number among those, and one.
     numbers: Vec<u64>,
     begun: u64,
+    /// Levels as the encoding of a document counts them.
     depth: usize,
     names: Names,
     storages: Storages<'c>,
@@ -62,42 +74,57 @@ impl<'g, 'c> Document<'g, 'c> {
         }
     }
 
-    fn node(&mut self, value: Ref, node: usize) -> Result<Value> {
-        if self.depth >= MAX_DEPTH {
+    /// Goes so many levels deeper, if there are as many; [`leave`](Self::leave) takes them back.
+    fn enter(&mut self, levels: usize) -> Result<()> {
+        self.depth = self.depth.saturating_add(levels);
+        if self.depth > MAX_DEPTH {
             return Err(Error::new(ErrorKind::Limit, format!("the objects nest more than {MAX_DEPTH} deep")));
         }
-        self.depth = self.depth.saturating_add(1);
-        let made = self.node_within(value, node);
-        self.depth = self.depth.saturating_sub(1);
-        made
+        Ok(())
     }
 
-    fn node_within(&mut self, value: Ref, node: usize) -> Result<Value> {
-        let graph = self.graph;
-        let meaning = meaning::of(graph, value);
-        if self.counts.get(node).is_none_or(|&count| count < 2) || shared::is_repeated(&meaning) {
-            return self.meant(&meaning);
-        }
-        if let Some(number) = self.numbers.get(node).and_then(|number| number.checked_sub(1)) {
+    fn leave(&mut self, levels: usize) {
+        self.depth = self.depth.saturating_sub(levels);
+    }
+
+    fn node(&mut self, value: Ref, node: usize) -> Result<Value> {
+        let is_shared = self.counts.get(node).is_some_and(|&count| count >= 2);
+        // Before anything is asked of its meaning, which may take long to tell.
+        if is_shared && let Some(number) = self.numbers.get(node).and_then(|number| number.checked_sub(1)) {
+            self.enter(1)?;
+            self.leave(1);
             return Ok(Value::SharedRef(number));
+        }
+        let meaning = meaning::of(self.graph, value);
+        if !is_shared || shared::is_repeated(&meaning) {
+            return self.meant(&meaning);
         }
         self.begun = self.begun.saturating_add(1);
         if let Some(number) = self.numbers.get_mut(node) {
             *number = self.begun;
         }
-        Ok(Value::Shareable(Box::new(self.meant(&meaning)?)))
+        self.enter(1)?;
+        let made = self.meant(&meaning)?;
+        self.leave(1);
+        Ok(Value::Shareable(Box::new(made)))
     }
 
     fn meant(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
         match meaning {
             Meaning::List(items) => self.list(items),
-            Meaning::Tuple(items) => Ok(Value::Tuple(self.sequence(items)?)),
+            Meaning::Tuple(items) => Ok(Value::Tuple(self.sequence(items, 2)?)),
             Meaning::Set(items) => Ok(Value::Set(self.elements(*items)?)),
             Meaning::FrozenSet(items) => Ok(Value::FrozenSet(self.elements(*items)?)),
             Meaning::Dict(dict) => self.dict(dict),
             Meaning::Tensor(tensor) => self.tensor(tensor),
             Meaning::Object(call) => self.object(call),
-            leaf => self.leaf(leaf),
+            leaf => {
+                // No leaf takes more than an object with a tuple of arguments.
+                let levels = if matches!(leaf, Meaning::Extension(_)) { 4 } else { 2 };
+                self.enter(levels)?;
+                self.leave(levels);
+                self.leaf(leaf)
+            }
         }
     }
 
@@ -117,8 +144,13 @@ impl<'g, 'c> Document<'g, 'c> {
             }
             Meaning::Bytes(blob) => Ok(Value::Bytes(self.read(*blob)?)),
             Meaning::ByteArray(blob) => Ok(Value::ByteArray(self.read(*blob)?)),
-            Meaning::Global(module, name) => Ok(Value::from(Global::new(*module, name.as_str()))),
+            Meaning::Global(module, name) => {
+                let len = crate::format::len_u64(module.len().saturating_add(name.len()));
+                self.budget.spend(GLOBAL_COST.saturating_add(len))?;
+                Ok(Value::from(Global::new(*module, name.as_str())))
+            }
             Meaning::Extension(code) => {
+                self.budget.spend(OBJECT_COST)?;
                 let mut object = Object::new(Value::Null);
                 object.new = Some("extension".to_owned());
                 object.args = Some(Value::Tuple(vec![Value::Int(*code)]));
@@ -146,34 +178,42 @@ impl<'g, 'c> Document<'g, 'c> {
         if let Some(dtype) = lists::dtype_of(items) {
             return self.list_tensor(items, dtype);
         }
+        self.enter(1)?;
         let mut list = Vec::with_capacity(items.len());
         for i in 0..items.len() {
             let Some(item) = items.get(i) else { break };
             list.push(self.at(i, item)?);
         }
+        self.leave(1);
         Ok(Value::List(list))
     }
 
     fn list_tensor(&mut self, items: &Items, dtype: DType) -> Result<Value> {
+        self.enter(TENSOR_LEVELS)?;
+        self.leave(TENSOR_LEVELS);
         let (storage, start) = self.storages.of_list(items, dtype);
         let shape = vec![crate::format::len_u64(items.len())];
         let name = self.add(dtype, shape, None, storage, start)?;
         Ok(Value::from(TensorRef::list(name)))
     }
 
-    fn sequence(&mut self, items: &[Ref]) -> Result<Vec<Value>> {
+    fn sequence(&mut self, items: &[Ref], levels: usize) -> Result<Vec<Value>> {
+        self.enter(levels)?;
         let mut values = Vec::with_capacity(items.len());
         for (i, &item) in items.iter().enumerate() {
             values.push(self.at(i, item)?);
         }
+        self.leave(levels);
         Ok(values)
     }
 
     fn elements(&mut self, elements: Elements<'g>) -> Result<Vec<Value>> {
+        self.enter(2)?;
         let mut values = Vec::new();
         for (i, item) in elements.iter().enumerate() {
             values.push(self.at(i, item)?);
         }
+        self.leave(2);
         Ok(values)
     }
 
@@ -199,19 +239,25 @@ impl<'g, 'c> Document<'g, 'c> {
     }
 
     fn dict(&mut self, dict: &Dictionary<'g>) -> Result<Value> {
+        self.budget.spend(DICT_COST)?;
         let mut made = Dict::of_kind(dict.kind);
-        made.entries = self.entries(dict.entries, &[])?;
+        self.enter(2)?;
+        // Of those that are not plain, the entries are in a list of their own.
+        let levels = usize::from(dict.kind != DictKind::Plain);
+        made.entries = self.entries(dict.entries, &[], levels)?;
         if let Some(factory) = dict.factory {
             made.factory = Some(Box::new(self.under("factory", factory)?));
         }
         if let Some(attributes) = dict.attributes {
             made.attributes = Some(Box::new(self.under("attributes", attributes)?));
         }
+        self.leave(2);
         Ok(Value::from(made))
     }
 
     /// Pairs of keys and values; values under one of the `silent` keys are named as if they were not under it.
-    fn entries(&mut self, entries: &[(Ref, Ref)], silent: &[&str]) -> Result<Vec<(Value, Value)>> {
+    fn entries(&mut self, entries: &[(Ref, Ref)], silent: &[&str], levels: usize) -> Result<Vec<(Value, Value)>> {
+        self.enter(levels)?;
         let mut made = Vec::with_capacity(entries.len());
         for (i, &(key, value)) in entries.iter().enumerate() {
             let key = self.under("key", key)?;
@@ -223,16 +269,19 @@ impl<'g, 'c> Document<'g, 'c> {
             };
             made.push((key, value));
         }
+        self.leave(levels);
         Ok(made)
     }
 
     fn object(&mut self, call: &'g Call) -> Result<Value> {
+        self.budget.spend(OBJECT_COST)?;
+        self.enter(2)?;
         let args = self.graph.tuple(call.args).unwrap_or_default();
-        let args = Value::Tuple(self.sequence(args)?);
+        let args = Value::Tuple(self.sequence(args, 2)?);
         let mut object = Object::new(self.under("class", call.callable)?);
         object.args = Some(args);
         if !call.items.is_empty() {
-            object.items = Some(self.sequence(&call.items)?);
+            object.items = Some(self.sequence(&call.items, 1)?);
         }
         if let Some(state) = call.state {
             object.state = Some(self.state(state)?);
@@ -243,13 +292,14 @@ impl<'g, 'c> Document<'g, 'c> {
             How::NewWith(kwargs) => {
                 object.new = Some("newobj_ex".to_owned());
                 if let Meaning::Dict(kwargs) = meaning::of(self.graph, kwargs) {
-                    object.kwargs = Some(self.entries(kwargs.entries, &[])?);
+                    object.kwargs = Some(self.entries(kwargs.entries, &[], 2)?);
                 }
             }
         }
         if !call.entries.is_empty() {
-            object.entries = Some(self.entries(&call.entries, &[])?);
+            object.entries = Some(self.entries(&call.entries, &[], 1)?);
         }
+        self.leave(2);
         Ok(Value::from(object))
     }
 
@@ -259,18 +309,15 @@ impl<'g, 'c> Document<'g, 'c> {
         if let Meaning::Dict(dict) = meaning::of(self.graph, state)
             && dict.factory.is_none()
             && dict.attributes.is_none()
-            && dict.kind == crate::format::value::DictKind::Plain
+            && dict.kind == DictKind::Plain
             && let Ref::Node(node) = state
             && len_usize(node.into()).and_then(|node| self.counts.get(node)).is_none_or(|&count| count < 2)
         {
             let names = |name: &str| dict.entries.iter().any(|&(key, _)| self.graph.text(key) == Some(name));
             let silent: &[&str] = if MEMBERS.into_iter().all(names) { &MEMBERS } else { &[] };
-            self.budget.spend(VALUE_COST)?;
-            self.depth = self.depth.saturating_add(1);
-            let entries = self.entries(dict.entries, silent);
-            self.depth = self.depth.saturating_sub(1);
+            self.budget.spend(VALUE_COST.saturating_add(DICT_COST))?;
             let mut made = Dict::new();
-            made.entries = entries?;
+            made.entries = self.entries(dict.entries, silent, 2)?;
             return Ok(Value::from(made));
         }
         self.value(state)
@@ -278,6 +325,7 @@ impl<'g, 'c> Document<'g, 'c> {
 
     fn tensor(&mut self, tensor: &Tensor<'g>) -> Result<Value> {
         let name = self.place(tensor)?;
+        self.enter(TENSOR_LEVELS)?;
         let mut made = TensorRef::new(name);
         let mut put = |key: &str, value: Value| drop(made.attributes.insert(key.to_owned(), value));
         let held = &tensor.held;
@@ -313,13 +361,14 @@ impl<'g, 'c> Document<'g, 'c> {
         }
         if !tensor.metadata.is_empty() {
             let mut metadata = Dict::new();
-            metadata.entries = self.entries(&tensor.metadata, &[])?;
+            metadata.entries = self.entries(&tensor.metadata, &[], 2)?;
             made.attributes.insert(vocabulary::METADATA.to_owned(), Value::from(metadata));
         }
         for (key, value) in further.iter().filter(|(key, _)| key.len() >= vocabulary::METADATA.len()) {
             let value = self.under(key, *value)?;
             made.attributes.insert((*key).to_owned(), value);
         }
+        self.leave(TENSOR_LEVELS);
         Ok(Value::from(made))
     }
 
@@ -367,6 +416,10 @@ impl<'g, 'c> Document<'g, 'c> {
             // An empty tensor may be said to begin anywhere.
             return Ok(start.min(len).saturating_sub(start.min(len).checked_rem(size).unwrap_or(0)));
         }
+        if start.checked_rem(size).is_some_and(|rest| rest != 0) {
+            let message = format!("it begins at byte {start} of storage {}, within an element", quoted(id.key));
+            return Err(wrong(message));
+        }
         match start.checked_add(extent) {
             Some(tensor_end) if tensor_end <= end => Ok(start),
             tensor_end => {
@@ -390,8 +443,9 @@ impl<'g, 'c> Document<'g, 'c> {
         start: u64,
     ) -> Result<String> {
         let name = self.names.give();
-        // The name is in the document, in the index, and in the list of names given.
-        self.budget.spend(crate::format::len_u64(name.len()))?;
+        let axes = crate::format::len_u64(shape.len()).saturating_mul(AXIS_COST);
+        let named = crate::format::len_u64(name.len()).saturating_mul(NAMED_TIMES);
+        self.budget.spend(TENSOR_COST.saturating_add(axes).saturating_add(named))?;
         self.tensors.push(RebuiltTensor { name: name.clone(), dtype, shape, strides, storage, start });
         Ok(name)
     }

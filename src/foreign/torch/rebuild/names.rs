@@ -26,8 +26,8 @@ impl Names {
                 self.path.push('.');
             }
             // Cut between characters.
-            let end = (0..=MAX_PATH_LEN).rev().find(|&end| step.is_char_boundary(end)).unwrap_or(0);
-            self.path.push_str(step.get(..end.min(step.len())).unwrap_or(step));
+            let end = (0..=step.len().min(MAX_PATH_LEN)).rev().find(|&end| step.is_char_boundary(end)).unwrap_or(0);
+            self.path.push_str(step.get(..end).unwrap_or(step));
         }
         len
     }

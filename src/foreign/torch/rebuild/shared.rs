@@ -20,23 +20,37 @@ const REPEATED_NAME_LEN: usize = 128;
 /// [`Limit`](crate::ErrorKind::Limit) when the budget is spent.
 pub(super) fn count(graph: &Graph, root: Ref, budget: &mut Budget) -> Result<Vec<u8>> {
     let mut counts = vec![0u8; graph.len()];
-    let mut open = vec![root];
-    while let Some(value) = open.pop() {
-        let Ref::Node(node) = value else { continue };
-        let Some(count) = len_usize(node.into()).and_then(|node| counts.get_mut(node)) else { continue };
+    let mut open = Vec::new();
+    // Only what is met for the first time is visited, so that no more is open than there are nodes.
+    let mut meet = |value: Ref, open: &mut Vec<Ref>| {
+        let Ref::Node(node) = value else { return };
+        let Some(count) = len_usize(node.into()).and_then(|node| counts.get_mut(node)) else { return };
         *count = count.saturating_add(1).min(2);
         if *count == 1 {
-            let mut met = 0u64;
-            each_within(graph, &meaning::of(graph, value), |within| {
-                met = met.saturating_add(1);
-                if matches!(within, Ref::Node(_)) {
-                    open.push(within);
-                }
-            });
-            budget.spend(met)?;
+            open.push(value);
         }
+    };
+    meet(root, &mut open);
+    while let Some(value) = open.pop() {
+        let meaning = meaning::of(graph, value);
+        let mut met = looked_through(&meaning);
+        each_within(graph, &meaning, |within| {
+            met = met.saturating_add(1);
+            meet(within, &mut open);
+        });
+        budget.spend(met)?;
     }
     Ok(counts)
+}
+
+/// How many bytes were looked through to know what something means: those of text that stands for bytes, which many can share.
+fn looked_through(meaning: &Meaning<'_>) -> u64 {
+    match meaning {
+        Meaning::Bytes(blob) | Meaning::ByteArray(blob) if blob.latin1 && matches!(blob.place, Place::Here(_)) => {
+            blob.written_len()
+        }
+        _ => 0,
+    }
 }
 
 /// Whether what is referred to twice is written twice: nobody can tell, and it is short.

@@ -162,16 +162,20 @@ impl<'c> Storages<'c> {
             }
             Place::InFile(payload) => {
                 let key = (payload.offset, payload.len, form);
+                let check = |len: u64| {
+                    if len == byte_len {
+                        return Ok(());
+                    }
+                    let message = format!("an array takes {byte_len} bytes, and has {len}");
+                    let e = Error::new(ErrorKind::Malformed, message).with_numbers(byte_len, len);
+                    Err(e.with_offset(payload.offset))
+                };
                 if let Some(&number) = self.payloads.get(&key) {
-                    return Ok((number, 0));
+                    return check(self.len_of(number)).map(|()| (number, 0));
                 }
                 let mut measure = Measure::default();
                 made::transfer(self.container.pickle(), (payload.offset, payload.len), None, form, &mut measure)?;
-                if measure.len != byte_len {
-                    let message = format!("an array takes {byte_len} bytes, and has {}", measure.len);
-                    let e = Error::new(ErrorKind::Malformed, message).with_numbers(byte_len, measure.len);
-                    return Err(e.with_offset(payload.offset));
-                }
+                check(measure.len)?;
                 let crc32 = measure.hasher.finalize();
                 let number = self.plan(Planned::Payload { payload, form, len: byte_len, crc32 });
                 self.payloads.insert(key, number);

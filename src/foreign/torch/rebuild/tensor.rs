@@ -56,6 +56,8 @@ pub(in super::super) struct StorageId<'g> {
 const MAX_METADATA: usize = 16;
 /// The longest name of a device.
 const MAX_LOCATION_LEN: usize = 64;
+/// The longest key of a storage: they are numbers. Every tensor looks its storage up, so a long one would cost each of them.
+const MAX_KEY_LEN: usize = 256;
 
 impl<'g> StorageId<'g> {
     /// `('storage', class, key, location, numel)`, and perhaps a view.
@@ -79,7 +81,8 @@ impl<'g> StorageId<'g> {
             _ => return None,
         };
         let location = graph.text(location).filter(|location| location.len() <= MAX_LOCATION_LEN)?;
-        Some(StorageId { dtype, key: graph.text(key)?, location, element_count: natural(count)?, view })
+        let key = graph.text(key).filter(|key| key.len() <= MAX_KEY_LEN)?;
+        Some(StorageId { dtype, key, location, element_count: natural(count)?, view })
     }
 
     /// What its data should begin at a multiple of, to be used where it lies.
