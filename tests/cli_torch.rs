@@ -126,6 +126,39 @@ fn inspect_json_has_the_documented_fields_and_the_globals() {
 }
 
 #[test]
+fn inspect_shows_the_document_as_a_tree_with_the_tensors_in_it() {
+    let weight = parameter(tensor("FloatStorage", "0", &[2, 3]));
+    let layer = module("torch.nn.Linear", dict([("weight", weight), ("bias", none())]), dict([]), set(&[]), dict([]));
+    let names: Vec<Part> = (0..1000).map(|i| text(&format!("protein number {i}"))).collect();
+    let options =
+        object("argparse.Namespace", dict([("layers", list(&[int(1), int(2)])), ("name", text("x\u{1b}[2J"))]));
+    let steps: Vec<Part> = (0..1000).map(int).collect();
+    let root = dict([("net", layer), ("names", list(&names)), ("args", options), ("steps", list(&steps))]);
+    let room = Room::new();
+    room.put("x.pt", checkpoint(root, &[("0", floats(&[0.0; 6]))]));
+    let ran = room.run(&["inspect", "--document", "x.pt"]);
+    let (_, document) = ran.succeeded().split_once("document ").unwrap();
+    let (document, _) = document.split_once("\n\n").unwrap();
+    let names: String = (0..10).map(|i| format!("│  ├─ {i}: \"protein number {i}\"\n")).collect();
+    let expected = format!(
+        r#"dict of 4
+├─ "net": object torch.nn.Linear
+│  ├─ .training: true
+│  ├─ ._parameters: dict of 2
+│  │  ├─ "weight": tensor "net.weight" f32 [2, 3] (parameter, requires_grad)
+│  │  └─ "bias": null
+│  └─ … 4 empty
+├─ "names": list of 1000
+{names}│  └─ … 990 more
+├─ "args": object argparse.Namespace
+│  ├─ .layers: list of 2: [1, 2]
+│  └─ .name: "x\u{{1b}}[2J"
+└─ "steps": tensor "steps" i64 [1000] (list)"#
+    );
+    assert_eq!(document, expected);
+}
+
+#[test]
 fn globals_of_every_opcode_are_told() {
     let inst = b"(X\x01\x00\x00\x00xiinst.module\nName\n".to_vec();
     let obj = [b"(".to_vec(), global("obj.module.Name"), text("x"), b"o".to_vec()].concat();

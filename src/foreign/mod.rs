@@ -6,12 +6,13 @@
 //! | [`npy`], little-endian | yes | | yes |
 //! | [`npy`], big-endian | | yes | |
 //! | [`npz`] | | yes | yes |
+//! | [`torch`] | yes | | |
 //!
 //! The front door asks `read_index` about every file that is not a Dolmen file; what it finds is opened by
 //! [`Checkpoint`](crate::Checkpoint) like any other. The command calls [`convert()`]. What a format could not hold is told in [`Notes`].
 //!
-//! None of these formats has checksums of its own that a reader could use in place: their data is given as it is
-//! ([`TensorView::is_checksummed`](crate::TensorView::is_checksummed) says `false`). Converting to Dolmen is what protects it.
+//! Of these formats only PyTorch's archives have checksums that a reader can use in place, and not all of those do. The data of others is
+//! given as it is ([`TensorView::is_checksummed`](crate::TensorView::is_checksummed) says `false`). Converting to Dolmen is what protects it.
 #![cfg_attr(
     not(test),
     deny(

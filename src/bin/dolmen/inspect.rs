@@ -239,12 +239,12 @@ impl<'a> File<'a> {
         table.write(out, 2, width)?;
         if args.metadata {
             writeln!(out)?;
-            print_tree(&Value::Map(self.metadata.clone()), "metadata", width, out)?;
+            self.print_tree(&Value::Map(self.metadata.clone()), "metadata", width, out)?;
         }
         if args.document {
             writeln!(out)?;
             match self.document {
-                Some(document) => print_tree(document, "document", width, out)?,
+                Some(document) => self.print_tree(document, "document", width, out)?,
                 None => writeln!(out, "There is no document.")?,
             }
         }
@@ -332,6 +332,25 @@ impl<'a> File<'a> {
         Ok(facts)
     }
 
+    fn print_tree(&self, value: &Value, title: &str, width: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
+        let mut options = TreeOptions::default();
+        options.max_items = 200;
+        options.max_list = 10;
+        options.max_text = 200;
+        let describe = |name: &str| {
+            let tensor = self.checkpoint.get(name).ok()??;
+            Some(format!("{} {}", tensor.dtype(), human::dims(tensor.shape())))
+        };
+        let tree = value.tree(options).describe(&describe).to_string();
+        let mut lines = tree.lines();
+        let first = lines.next().unwrap_or_default();
+        writeln!(out, "{} {}", paint(TITLE, title), fit(first, title.len() + 1, width))?;
+        for line in lines {
+            writeln!(out, "{}", fit(line, 0, width))?;
+        }
+        Ok(())
+    }
+
     /// Metadata and document, compactly.
     fn summarise_values(&self, args: &Args, table: &mut Table) {
         const SHOWN: usize = 10;
@@ -388,20 +407,6 @@ pub fn headline(value: &Value) -> String {
     let mut options = TreeOptions::default();
     options.max_depth = 0;
     value.tree(options).to_string()
-}
-
-fn print_tree(value: &Value, title: &str, width: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
-    let mut options = TreeOptions::default();
-    options.max_items = 1000;
-    options.max_text = 200;
-    let tree = value.tree(options).to_string();
-    let mut lines = tree.lines();
-    let first = lines.next().unwrap_or_default();
-    writeln!(out, "{} {}", paint(TITLE, title), fit(first, title.len() + 1, width))?;
-    for line in lines {
-        writeln!(out, "{}", fit(line, 0, width))?;
-    }
-    Ok(())
 }
 
 /// A line shortened to what is left of the width after so many columns.

@@ -38,7 +38,8 @@ not followed. In them, what is named .dolmen, .pt, .pth or .safetensors is
 verified, and what is recognised by its content. Results are sorted by path.
 
 Verdicts:
-  ok            every byte is accounted for
+  ok            every byte is accounted for; in other formats than .dolmen, all
+                that their checksums cover
   corrupted     damaged, malformed, or nothing that is known
   incompatible  it may be good, but it needs a newer version of this command, or
                 is of a format that this one does not read

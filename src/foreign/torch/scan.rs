@@ -354,3 +354,66 @@ impl ReadAt for Ended<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scanned(pickle: &[u8]) -> Scan {
+        let mut scanner = Scanner::default();
+        scanner.pickle(&pickle.to_vec(), 0, len_u64(pickle.len())).unwrap();
+        scanner.scan
+    }
+
+    fn calls_system(scan: &Scan) -> bool {
+        scan.globals.iter().any(|global| global.path() == "os.system" && global.called)
+    }
+
+    const PAYLOAD: &[u8] = b"\x80\x04\x8c\x02os\x8c\x06system\x93(X\x02\0\0\0idtR0";
+    const REST: &[u8] = b"}q\x01(X\x01\0\0\0a\x8a\x02\xff\x7fcm\nName\n)R\x94U\x03abcS'x'\nI12\nF1.5\n\
+        G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0\x8d\x02\0\0\0\0\0\0\0zzh\x01(imodule\nOther\n.";
+
+    #[test]
+    fn wherever_a_pickle_is_cut_what_it_has_called_is_known() {
+        let whole = [PAYLOAD, REST].concat();
+        for len in 0..whole.len() {
+            let scan = scanned(&whole[..len]);
+            // Before the call is complete, it has not happened.
+            assert_eq!(calls_system(&scan), len + 1 >= PAYLOAD.len(), "cut at {len} of {}", whole.len());
+            assert!(scan.broken.is_some(), "cut at {len}");
+        }
+        assert!(scanned(&whole).broken.is_none());
+    }
+
+    #[test]
+    fn whatever_is_changed_behind_a_call_it_stays_known() {
+        let whole = [PAYLOAD, REST].concat();
+        let mut seed = 1u64;
+        for _ in 0..20_000 {
+            let mut changed = whole.clone();
+            for _ in 0..3 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let at = PAYLOAD.len() + usize::try_from(seed >> 33).unwrap() % REST.len();
+                changed[at] = seed.to_le_bytes()[3];
+            }
+            assert!(calls_system(&scanned(&changed)), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn many_attributes_of_attributes_are_told_in_bounded_memory() {
+        // `getattr(getattr(..., "aaa…"), "aaa…")`, each from the one before, by way of the memo.
+        let mut pickle = b"\x80\x02cbuiltins\ngetattr\nq\0X\xff\x0f\0\0".to_vec();
+        pickle.extend([b'a'; 0xfff]);
+        pickle.extend(b"q\x01cmodule\nName\nq\x02");
+        for _ in 0..50_000 {
+            pickle.extend(b"0h\0(h\x02h\x01tRq\x02");
+        }
+        pickle.push(b'.');
+        let scan = scanned(&pickle);
+        assert!(scan.broken.is_none(), "{:?}", scan.broken);
+        let told: usize = scan.globals.iter().map(|global| global.path().len()).sum();
+        assert!(scan.globals.len() < 100 && told < 100_000, "{} in {told} bytes", scan.globals.len());
+        assert!(scan.dangerous().any(|global| global.path() == "builtins.getattr"));
+    }
+}
