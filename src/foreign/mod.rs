@@ -52,8 +52,21 @@ use crate::source::ReadAt;
 /// What begins every `.npy` file.
 pub(crate) const NPY_MAGIC: &[u8] = b"\x93NUMPY";
 
-/// What begins a PyTorch checkpoint from before version 1.6: its magic number, pickled.
-const TORCH_LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
+/// What begins a PyTorch checkpoint from before version 1.6: its magic number, pickled by protocol 2 or later.
+const TORCH_LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// The same by protocol 1.
+const TORCH_LEGACY_DIGITS: &[u8] = b"L119547037146038801333356L\n.";
+
+/// Whether a file begins as a PyTorch checkpoint from before version 1.6.
+fn is_torch_legacy(start: &[u8]) -> bool {
+    let [0x80, 2..=5, rest @ ..] = start else { return start.starts_with(TORCH_LEGACY_DIGITS) };
+    // From protocol 4 on it is in a frame, which says its length.
+    let framed = match rest {
+        [0x95, framed @ ..] => framed.get(8..).unwrap_or_default(),
+        rest => rest,
+    };
+    framed.starts_with(TORCH_LEGACY_MAGIC)
+}
 
 /// What a file is, by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,7 +116,7 @@ pub fn recognise(start: &[u8]) -> Option<Kind> {
     if start.starts_with(NPY_MAGIC) {
         return Some(Kind::Npy);
     }
-    if start.starts_with(TORCH_LEGACY_MAGIC) {
+    if is_torch_legacy(start) {
         return Some(Kind::Torch);
     }
     if start.starts_with(b"PK\x05\x06") {

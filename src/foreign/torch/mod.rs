@@ -35,9 +35,5 @@ fn wrong(message: impl Into<String>) -> Error {
 /// # Errors
 /// What is wrong with it, or which variant it is that is not read.
 pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
-    if start.starts_with(super::TORCH_LEGACY_MAGIC) {
-        legacy::read_index(source, limits)
-    } else {
-        zip::read_index(source, limits)
-    }
+    if super::is_torch_legacy(start) { legacy::read_index(source, limits) } else { zip::read_index(source, limits) }
 }
