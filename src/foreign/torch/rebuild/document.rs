@@ -2,6 +2,7 @@
 
 use super::super::pickle::{Call, Graph, How, Items, Ref};
 use super::super::vocabulary::{self, TorchDType};
+use super::arguments::{self, Argument, Parts};
 use super::budget::Budget;
 use super::lists;
 use super::meaning::{self, Blob, Dictionary, Elements, Meaning};
@@ -200,7 +201,7 @@ impl<'g, 'c> Document<'g, 'c> {
 
     fn dict(&mut self, dict: &Dictionary<'g>) -> Result<Value> {
         let mut made = Dict::of_kind(dict.kind);
-        made.entries = self.entries(dict.entries, &[])?;
+        made.entries = self.entries(&dict.entries, &[])?;
         if let Some(factory) = dict.factory {
             made.factory = Some(Box::new(self.under("factory", factory)?));
         }
@@ -228,7 +229,7 @@ impl<'g, 'c> Document<'g, 'c> {
 
     fn object(&mut self, call: &'g Call) -> Result<Value> {
         let args = self.graph.tuple(call.args).unwrap_or_default();
-        let args = Value::Tuple(self.sequence(args)?);
+        let args = Value::Tuple(self.arguments(call.callable, args)?);
         let mut object = Object::new(self.under("class", call.callable)?);
         object.args = Some(args);
         if !call.items.is_empty() {
@@ -243,7 +244,7 @@ impl<'g, 'c> Document<'g, 'c> {
             How::NewWith(kwargs) => {
                 object.new = Some("newobj_ex".to_owned());
                 if let Meaning::Dict(kwargs) = meaning::of(self.graph, kwargs) {
-                    object.kwargs = Some(self.entries(kwargs.entries, &[])?);
+                    object.kwargs = Some(self.entries(&kwargs.entries, &[])?);
                 }
             }
         }
@@ -251,6 +252,51 @@ impl<'g, 'c> Document<'g, 'c> {
             object.entries = Some(self.entries(&call.entries, &[])?);
         }
         Ok(Value::from(object))
+    }
+
+    /// The arguments of a function, by their names as far as those are known.
+    fn arguments(&mut self, function: Ref, args: &'g [Ref]) -> Result<Vec<Value>> {
+        let names = arguments::of(self.graph, function, args);
+        let mut values = Vec::with_capacity(args.len());
+        for (i, &arg) in args.iter().enumerate() {
+            values.push(match names.get(i) {
+                None => self.at(i, arg)?,
+                Some(&Argument { name: "", parts }) => self.parts(arg, parts)?,
+                Some(Argument { name, .. }) => self.under(name, arg)?,
+            });
+        }
+        Ok(values)
+    }
+
+    /// An argument whose parts have names.
+    fn parts(&mut self, arg: Ref, parts: Parts) -> Result<Value> {
+        let shared = match arg {
+            Ref::Node(node) => len_usize(node.into()).and_then(|node| self.counts.get(node)).is_none_or(|&n| n > 1),
+            _ => true,
+        };
+        let (Some(items), false) = (self.graph.tuple(arg), shared || self.depth >= MAX_DEPTH) else {
+            return self.value(arg);
+        };
+        self.budget.spend(VALUE_COST)?;
+        self.depth = self.depth.saturating_add(1);
+        let made = match parts {
+            Parts::Counted => self.sequence(items),
+            Parts::Named(names) => self.named(items, names),
+            Parts::ArgumentsOf(function) => self.arguments(function, items),
+        };
+        self.depth = self.depth.saturating_sub(1);
+        Ok(Value::Tuple(made?))
+    }
+
+    fn named(&mut self, items: &[Ref], names: &[&str]) -> Result<Vec<Value>> {
+        let mut values = Vec::with_capacity(items.len());
+        for (i, &item) in items.iter().enumerate() {
+            values.push(match names.get(i) {
+                Some(name) => self.under(name, item)?,
+                None => self.at(i, item)?,
+            });
+        }
+        Ok(values)
     }
 
     /// The state of an object. Of one that is a module, what PyTorch sorts its members into is no part of their names.
@@ -267,7 +313,7 @@ impl<'g, 'c> Document<'g, 'c> {
             let silent: &[&str] = if MEMBERS.into_iter().all(names) { &MEMBERS } else { &[] };
             self.budget.spend(VALUE_COST)?;
             self.depth = self.depth.saturating_add(1);
-            let entries = self.entries(dict.entries, silent);
+            let entries = self.entries(&dict.entries, silent);
             self.depth = self.depth.saturating_sub(1);
             let mut made = Dict::new();
             made.entries = entries?;
