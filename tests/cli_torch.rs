@@ -394,7 +394,7 @@ fn what_is_no_checkpoint_of_pytorch_is_called_what_it_is() {
         ("short", &whole[..whole.len() - 30], "was cut off"),
         ("half", &whole[..whole.len() / 2], "was cut off"),
         ("old", &old[..old.len() - 30], "was cut off"),
-        ("more", &[&whole[..], b"x"].concat(), "followed by bytes"),
+        ("more", &[&whole[..], b"x"].concat(), "other bytes follow it"),
         ("locked", &encrypted, "encrypted"),
         ("zip", &archive(&[Record::new("notes.txt", "x")]), "this is a ZIP archive"),
         ("bare", &pickle(list(&[])), "this is a Python pickle"),

@@ -53,18 +53,20 @@ use crate::source::ReadAt;
 /// What begins every `.npy` file.
 pub(crate) const NPY_MAGIC: &[u8] = b"\x93NUMPY";
 
-/// Whether a file begins as PyTorch's checkpoints from before version 1.6 do: with their magic number, pickled by some protocol.
+/// What begins a PyTorch checkpoint from before version 1.6: its magic number, pickled by protocol 2 or later.
+const TORCH_LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// The same by protocol 1.
+const TORCH_LEGACY_DIGITS: &[u8] = b"L119547037146038801333356L\n.";
+
+/// Whether a file begins as a PyTorch checkpoint from before version 1.6.
 fn is_torch_legacy(start: &[u8]) -> bool {
-    const NUMBER: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
-    const DECIMAL: &[u8] = b"L119547037146038801333356L\n.";
-    match start {
-        [0x80, 2 | 3, rest @ ..] => rest.starts_with(NUMBER),
-        // The frame of these protocols: an opcode and a length.
-        [0x80, 4 | 5, rest @ ..] => {
-            rest.starts_with(NUMBER) || rest.get(9..).is_some_and(|rest| rest.starts_with(NUMBER))
-        }
-        start => start.starts_with(DECIMAL),
-    }
+    let [0x80, 2..=5, rest @ ..] = start else { return start.starts_with(TORCH_LEGACY_DIGITS) };
+    // From protocol 4 on it is in a frame, which says its length.
+    let framed = match rest {
+        [0x95, framed @ ..] => framed.get(8..).unwrap_or_default(),
+        rest => rest,
+    };
+    framed.starts_with(TORCH_LEGACY_MAGIC)
 }
 
 /// What a file is, by its content.

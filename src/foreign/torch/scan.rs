@@ -200,7 +200,7 @@ impl Scanner {
     /// Takes the globals of a pickle; gives where it ends, if it is not broken.
     fn pickle(&mut self, source: &dyn ReadAt, start: u64, end: u64) -> Result<Option<u64>> {
         let mut input = Input::new(source, start, end);
-        let e = match pickle::read(&mut input) {
+        let e = match pickle::read(&mut input, u64::MAX) {
             Ok((graph, _)) => {
                 self.take(&graph);
                 return Ok(Some(input.offset()));
@@ -211,7 +211,7 @@ impl Scanner {
         // What came before is a whole pickle, if it ends there.
         let at = last_whole(source, (start, end), e.offset().unwrap_or(start));
         let ended = Ended { source, at };
-        if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len()))) {
+        if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len())), u64::MAX) {
             self.take(&graph);
         }
         self.scan.broken.get_or_insert(e);

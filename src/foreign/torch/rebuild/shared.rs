@@ -58,9 +58,7 @@ pub(super) fn is_repeated(meaning: &Meaning<'_>) -> bool {
     match meaning {
         Meaning::Null | Meaning::Bool(_) | Meaning::Int(_) | Meaning::Float(_) | Meaning::Complex(..) => true,
         Meaning::Integer(bytes) => crate::format::len_u64(bytes.len()) <= REPEATED_LEN,
-        Meaning::Text(blob) | Meaning::OldText(blob) | Meaning::Bytes(blob) => {
-            matches!(blob.place, Place::Here(_)) && blob.written_len() <= REPEATED_LEN
-        }
+        Meaning::Text(blob) | Meaning::OldText(blob) | Meaning::Bytes(blob) => blob.is_within(REPEATED_LEN),
         Meaning::Tuple(items) => items.is_empty(),
         Meaning::Global(module, name) => module.len().saturating_add(name.len()) <= REPEATED_NAME_LEN,
         Meaning::Extension(_) => true,
@@ -83,7 +81,7 @@ fn each_within(graph: &Graph, meaning: &Meaning<'_>, mut take: impl FnMut(Ref)) 
         Meaning::Tuple(items) => items.iter().copied().for_each(take),
         Meaning::Set(items) | Meaning::FrozenSet(items) => items.iter().for_each(take),
         Meaning::Dict(dict) => {
-            pairs(dict.entries, &mut take);
+            pairs(&dict.entries, &mut take);
             dict.factory.into_iter().chain(dict.attributes).for_each(take);
         }
         Meaning::Tensor(tensor) => {
@@ -99,7 +97,7 @@ fn each_within(graph: &Graph, meaning: &Meaning<'_>, mut take: impl FnMut(Ref)) 
             if let How::NewWith(kwargs) = call.how
                 && let Meaning::Dict(kwargs) = meaning::of(graph, kwargs)
             {
-                pairs(kwargs.entries, &mut take);
+                pairs(&kwargs.entries, &mut take);
             }
             pairs(&call.entries, &mut take);
         }

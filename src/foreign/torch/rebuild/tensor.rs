@@ -2,7 +2,7 @@
 
 use super::super::pickle::{Call, Graph, How, Node, Ref};
 use super::super::vocabulary::{self, TorchDType};
-use super::meaning::{Blob, is_plain};
+use super::meaning::{self, Blob, is_plain};
 use crate::format::dtype::DType;
 
 /// A tensor, not yet checked against its storage.
@@ -142,7 +142,12 @@ fn is_no_hooks(graph: &Graph, hooks: Ref) -> bool {
         hooks => graph.call(hooks).is_some_and(|call| {
             let name = graph.global(call.callable);
             let ordered = name.is_some_and(|name| (&*name.module, &*name.name) == ("collections", "OrderedDict"));
-            ordered && is_plain(call) && graph.tuple(call.args).is_some_and(<[Ref]>::is_empty)
+            let none = match graph.tuple(call.args) {
+                Some([]) => true,
+                Some(&[items]) => meaning::pairs(graph, items).is_some_and(|pairs| pairs.is_empty()),
+                _ => false,
+            };
+            ordered && is_plain(call) && none
         }),
     }
 }
