@@ -24,6 +24,9 @@ const MAX_ATTRIBUTES: usize = 1000;
 /// Characters told of the name of an attribute.
 const MAX_ATTRIBUTE_LEN: usize = 128;
 
+/// As many frames that go beyond the end of a pickle are looked into.
+const MAX_FRAMES: usize = 4;
+
 /// Something that a pickle names by its module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -199,6 +202,15 @@ impl Scanner {
 
     /// Takes the globals of a pickle; gives where it ends, if it is not broken.
     fn pickle(&mut self, source: &dyn ReadAt, start: u64, end: u64) -> Result<Option<u64>> {
+        self.pickle_or_beginning(source, (start, end), MAX_FRAMES)
+    }
+
+    fn pickle_or_beginning(
+        &mut self,
+        source: &dyn ReadAt,
+        (start, end): (u64, u64),
+        frames: usize,
+    ) -> Result<Option<u64>> {
         let mut input = Input::new(source, start, end);
         let e = match pickle::read(&mut input, u64::MAX) {
             Ok((graph, _)) => {
@@ -210,11 +222,17 @@ impl Scanner {
         };
         // What came before is a whole pickle, if it ends there.
         let at = last_whole(source, (start, end), e.offset().unwrap_or(start));
+        self.scan.broken.get_or_insert(e);
+        if let Some(frames) = frames.checked_sub(1)
+            && is_frame(source, (at, end))
+        {
+            let frame = Frame { source, at };
+            return self.pickle_or_beginning(&frame, (start, end), frames).map(|_| None);
+        }
         let ended = Ended { source, at };
         if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len())), u64::MAX) {
             self.take(&graph);
         }
-        self.scan.broken.get_or_insert(e);
         Ok(None)
     }
 
@@ -355,6 +373,37 @@ impl ReadAt for Ended<'_> {
     }
 }
 
+/// Whether a frame begins here, and is all there.
+fn is_frame(source: &dyn ReadAt, (at, end): (u64, u64)) -> bool {
+    let mut input = Input::new(source, at, end);
+    matches!(input.take(HIDDEN.len()), Ok([0x95, ..]))
+}
+
+/// A source in which a frame is hidden that is longer than the pickle. C's unpickler refuses it; Python's own, on which others are built,
+/// goes on.
+struct Frame<'a> {
+    source: &'a dyn ReadAt,
+    at: u64,
+}
+
+/// Opcodes that do nothing, as long as that of a frame: `None` and `POP`, three times; 0 and `POP`.
+const HIDDEN: [u8; 9] = *b"N0N0N0K\x000";
+
+impl ReadAt for Frame<'_> {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        self.source.byte_len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.source.read_exact_at(buffer, offset)?;
+        let skipped = len_usize(self.at.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let done = len_usize(offset.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let hidden = HIDDEN.get(done..).unwrap_or_default();
+        buffer.iter_mut().skip(skipped).zip(hidden).for_each(|(place, &byte)| *place = byte);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,6 +432,20 @@ mod tests {
             assert!(scan.broken.is_some(), "cut at {len}");
         }
         assert!(scanned(&whole).broken.is_none());
+    }
+
+    #[test]
+    fn frames_that_go_beyond_the_end_hide_nothing() {
+        let (protocol, payload) = PAYLOAD.split_at(2);
+        let frame = b"\x95\xff\xff\0\0\0\0\0\0";
+        for rest in [REST, b"", b"X\xff"] {
+            let pickle = [protocol, frame, b"N0", frame, payload, rest].concat();
+            let scan = scanned(&pickle);
+            assert!(calls_system(&scan) && scan.broken.is_some(), "{scan:?}");
+        }
+        // A frame that is cut off itself, and more of them than anybody needs.
+        assert!(calls_system(&scanned(&[PAYLOAD, &frame[..5]].concat())));
+        assert!(scanned(&[protocol, &frame.repeat(100)].concat()).globals.is_empty());
     }
 
     #[test]

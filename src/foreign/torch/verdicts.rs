@@ -356,6 +356,13 @@ const DANGEROUS: &[(&[&str], &[&str])] = &[
     (&["torch.utils.data"], &["datapipes"]),
 ];
 
+/// Modules, and classes in them that are plain data but have methods that touch files.
+const METHODS: &[(&[&str], &[&str])] = &[
+    (&["pathlib", "pathlib._local"], &["Path", "PosixPath", "WindowsPath"]),
+    (&["numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.multiarray"], &["ndarray"]),
+    (&["torch", "torch.storage"], &["TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"]),
+];
+
 /// What makes a path dangerous wherever it leads through it: modules have the modules that they import as attributes.
 const REACHED: &[&str] = &[
     "os",
@@ -415,6 +422,9 @@ fn is_dangerous(module: &str, name: &str) -> bool {
     if name.split('.').skip(1).any(|part| part.starts_with("__")) {
         return true;
     }
+    if listed(METHODS, module, |class| name != class && is_within(name, class)) {
+        return true;
+    }
     // `torch` and `hub.load` is the same as `torch.hub` and `load`.
     let path = format!("{module}.{name}");
     let ends = path.char_indices().filter(|&(i, c)| c == '.' && i >= module.len()).map(|(i, _)| i);
@@ -470,6 +480,8 @@ mod tests {
             ("collections", "OrderedDict.__init__.__globals__", Verdict::Dangerous),
             ("numpy", "testing._private.utils.runstring", Verdict::Dangerous),
             ("code", "InteractiveInterpreter.runcode", Verdict::Dangerous),
+            ("pathlib", "Path.write_text", Verdict::Dangerous),
+            ("numpy", "ndarray.tofile", Verdict::Dangerous),
             ("", "", Verdict::Unknown),
             ("é.", ".é", Verdict::Unknown),
         ] {

@@ -233,6 +233,13 @@ impl Writer<'_> {
         let Object { class, args, kwargs, state, items, entries, new } = object;
         let no_args = matches!(args, Some(Value::Tuple(args) | Value::List(args)) if args.is_empty());
         let attributes = state.as_ref().and_then(attributes_of);
+        // Of a call, the arguments are all there is.
+        if let Object { kwargs: None, state: None, items: None, entries: None, new: None, .. } = object
+            && let (Value::Global(_), Some(Value::Tuple(args))) = (class, args)
+            && !self.fits_one_line(args)
+        {
+            return self.items(args);
+        }
         let fields = [
             ("new", new.as_deref().filter(|new| *new != "newobj").map(Node::Text)),
             ("class", (!matches!(class, Value::Global(_))).then_some(Node::Value(class))),
@@ -315,7 +322,7 @@ impl Writer<'_> {
             Value::Bytes(bytes) => self.bytes("bytes", bytes),
             Value::ByteArray(bytes) => self.bytes("bytearray", bytes),
             Value::List(items) => self.collection("list", "[", items, "]"),
-            Value::Tuple(items) => self.collection("tuple", "(", items, ")"),
+            Value::Tuple(items) => self.collection("tuple", "(", items, tuple_end(items)),
             Value::Set(items) => self.collection("set", "{", items, "}"),
             Value::FrozenSet(items) => self.collection("frozenset", "{", items, "}"),
             Value::Dict(dict) => self.dict(dict),
@@ -435,10 +442,15 @@ impl Writer<'_> {
     /// A simple value within others on one line.
     fn compact(&self, value: &Value) -> String {
         match value {
-            Value::Tuple(items) => self.on_one_line("(", items, ")"),
+            Value::Tuple(items) => self.on_one_line("(", items, tuple_end(items)),
             value => self.headline(Node::Value(value)),
         }
     }
+}
+
+/// How Python ends a tuple.
+fn tuple_end(items: &[Value]) -> &'static str {
+    if items.len() == 1 { ",)" } else { ")" }
 }
 
 /// Whether a line is so short that there is no need for several.

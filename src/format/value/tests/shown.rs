@@ -75,6 +75,10 @@ object torch.nn.Linear
     let options = TreeOptions { max_items: 1, ..TreeOptions::default() };
     let expected = "object torch.nn.Linear\n├─ .training: true\n└─ … 2 more, 3 empty";
     assert_eq!(module.tree(options).to_string(), expected);
+    let mut call = Object::new(Global::new("torch._utils", "_rebuild_sparse_tensor"));
+    call.args = Some(Value::Tuple(vec![Value::Tuple(vec![3.into()]), Value::tensor("w")]));
+    let expected = "object torch._utils._rebuild_sparse_tensor\n├─ 0: tuple of 1: (3,)\n└─ 1: tensor \"w\"";
+    assert_eq!(Value::from(call).tree(TreeOptions::default()).to_string(), expected);
     // What is no dictionary of names, or can be referred to, is shown as what it is.
     for (state, line) in
         [(Value::from(5), "state: 5"), (Value::Shareable(Box::new(hooks())), "state: #0 ordered dict of 0")]
