@@ -12,12 +12,16 @@ use fuzz::{Outcome, seal};
 type Check = fn(&[u8]) -> Outcome;
 
 /// Each target, its check, and the folders of inputs besides its own.
-const TARGETS: [(&str, Check, &[&str]); 5] = [
+const TARGETS: &[(&str, Check, &[&str])] = &[
     ("open_bytes", fuzz::open_bytes, &["spec/vectors/accept", "spec/vectors/reject"]),
     ("open_resealed", fuzz::open_resealed, &["spec/vectors/accept", "spec/vectors/reject"]),
     ("write_model", fuzz::write_model, &[]),
     ("values", fuzz::values, &[]),
     ("safetensors", fuzz::safetensors, &[]),
+    #[cfg(feature = "torch")]
+    ("torch_zip", fuzz::torch_zip, &[]),
+    #[cfg(feature = "torch")]
+    ("torch_pickle", fuzz::torch_pickle, &[]),
 ];
 
 fn root() -> &'static Path {
@@ -32,7 +36,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn replay(target: &str) -> BTreeMap<Outcome, usize> {
-    let (_, check, others) = TARGETS.into_iter().find(|(name, ..)| *name == target).unwrap();
+    let (_, check, others) = TARGETS.iter().find(|(name, ..)| *name == target).unwrap();
     let own = [format!("fuzz/seeds/{target}"), format!("fuzz/regressions/{target}")];
     let mut outcomes = BTreeMap::new();
     for folder in own.iter().map(String::as_str).chain(others.iter().copied()) {
@@ -72,6 +76,45 @@ fn inputs_of_values_pass() {
 #[test]
 fn inputs_of_safetensors_pass() {
     replay("safetensors");
+}
+
+#[cfg(feature = "torch")]
+#[test]
+fn inputs_of_torch_zip_pass() {
+    let outcomes = replay("torch_zip");
+    assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 10), "{outcomes:?}");
+}
+
+#[cfg(feature = "torch")]
+#[test]
+fn inputs_of_torch_pickle_pass() {
+    let outcomes = replay("torch_pickle");
+    assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 10), "{outcomes:?}");
+}
+
+#[cfg(feature = "torch")]
+#[test]
+fn mutations_of_archives_get_past_the_checksums() {
+    let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
+    let mut random = fuzz::dice::Random(1);
+    let mut change = |bytes: &mut [u8], size: usize, _: usize| {
+        if size > 0 {
+            bytes[random.below(size)] = random.u64() as u8;
+        }
+        size
+    };
+    let seeds: Vec<_> =
+        files(&root().join("fuzz/seeds/torch_zip")).into_iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let mut buffer = vec![0; 16384];
+    for round in 0..4000u32 {
+        let seed = &seeds[round as usize % seeds.len()];
+        buffer[..seed.len()].copy_from_slice(seed);
+        let len = fuzz::torch::mutate(&mut buffer, seed.len(), 16384, round, &mut change);
+        *outcomes.entry(fuzz::torch_zip(&buffer[..len])).or_default() += 1;
+    }
+    println!("{outcomes:?}");
+    let valid = outcomes.get(&Outcome::Valid).copied().unwrap_or(0);
+    assert!((1000..3900).contains(&valid), "{valid} of 4000 mutations are valid files");
 }
 
 #[test]
@@ -182,7 +225,7 @@ fn a_section_of_kind_0_is_carried_along() {
 fn count_outcomes() {
     let folder = std::env::var("DOLMEN_CORPUS").expect("DOLMEN_CORPUS is set");
     let target = std::env::var("DOLMEN_TARGET").expect("DOLMEN_TARGET is set");
-    let (_, check, _) = TARGETS.into_iter().find(|(name, ..)| *name == target).expect("a target");
+    let (_, check, _) = TARGETS.iter().find(|(name, ..)| *name == target).expect("a target");
     let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
     let list = std::env::var_os("DOLMEN_VERDICTS");
     let mut lines = String::new();
@@ -226,6 +269,10 @@ fn make_seeds() {
     for (number, len) in [8, 20, 40, 80, 160, 300, 600, 900, 1200, 2000, 3000, 4000].into_iter().enumerate() {
         let bytes: Vec<u8> = (0..len).map(|_| random.u64() as u8).collect();
         write("write_model", &format!("random-{number:02}"), &bytes);
+    }
+    #[cfg(feature = "torch")]
+    for (target, name, bytes) in fuzz::torch::seeds() {
+        write(target, name, &bytes);
     }
     let guest = |header: &str, data: &[u8]| [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
     let headers = [

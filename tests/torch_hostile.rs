@@ -1633,3 +1633,36 @@ fn flipped_bits_of_what_has_no_checksum_cause_no_panic() {
         }
     }
 }
+
+#[test]
+fn a_thousand_tensors_over_one_storage_that_is_made_make_it_twice() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use dolmen::read::Checked;
+    use dolmen::{GuestIndex, OpenOptions};
+
+    let made = Arc::new(AtomicUsize::new(0));
+    let mut guest = GuestIndex::new("made", "");
+    let count = Arc::clone(&made);
+    let storage = guest.made_storage(4000, Checked::Never, move |_, out| {
+        count.fetch_add(1, Ordering::Relaxed);
+        out.write_all(&floats(1000)).map_err(|e| Error::io("cannot write", e))
+    });
+    let storage = storage.unwrap();
+    for n in 0..1000 {
+        guest.tensor(&format!("t{n}"), DType::F32, vec![1], None, storage, 4 * n).unwrap();
+    }
+    let opened = OpenOptions::new().guest_from_bytes(b"", guest).unwrap();
+    for tensor in opened.tensors() {
+        let tensor = tensor.unwrap();
+        let mut bytes = Vec::new();
+        let take = |run: &[u8]| {
+            bytes.extend_from_slice(run);
+            Ok(())
+        };
+        tensor.stream(take).unwrap();
+        assert_eq!(bytes, (tensor.start() as f32 / 4.0).to_le_bytes());
+    }
+    assert_eq!(made.load(Ordering::Relaxed), 2);
+}

@@ -7,9 +7,13 @@ pub mod heap;
 pub mod model;
 pub mod open;
 pub mod seal;
+#[cfg(feature = "torch")]
+pub mod torch;
 pub mod values;
 
 pub use guest::safetensors;
 pub use model::write_model;
 pub use open::{Outcome, open_bytes, open_resealed};
+#[cfg(feature = "torch")]
+pub use torch::{torch_pickle, torch_zip};
 pub use values::values;

@@ -363,7 +363,7 @@ pub fn encode(image: &Image, max_len: usize) -> Option<Vec<u8>> {
 }
 
 /// libFuzzer's own mutation: changes `size` bytes of a buffer, and gives the new size.
-type Mutate<'m> = dyn FnMut(&mut [u8], usize, usize) -> usize + 'm;
+pub type Mutate<'m> = dyn FnMut(&mut [u8], usize, usize) -> usize + 'm;
 
 /// Changes bytes that stand alone, letting them grow by a little.
 fn mutate_bytes(bytes: &mut Vec<u8>, mutate: &mut Mutate<'_>) {

@@ -137,7 +137,7 @@ impl GuestIndex {
     /// Adds a storage whose bytes are made from the file when they are touched: inflated, decoded, or put in another order.
     ///
     /// `make` gets the file, and writes exactly `byte_len` bytes, the same each time. What is touched is made once and kept;
-    /// what is only copied or verified is not kept.
+    /// what is only copied, streamed or verified is not kept, unless parts of it are streamed more than once.
     ///
     /// ```
     /// # fn main() -> dolmen::Result<()> {

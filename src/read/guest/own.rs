@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::checksum::crc32;
@@ -27,7 +28,14 @@ pub enum Checked {
 /// Where a storage that is not simply in the file comes from.
 pub(crate) enum Own {
     Held(AlignedBytes),
-    Made { make: Make, len: u64, checked: Checked, kept: OnceLock<AlignedBytes> },
+    /// `streamed` once a part of it was given without being kept.
+    Made {
+        make: Make,
+        len: u64,
+        checked: Checked,
+        kept: OnceLock<AlignedBytes>,
+        streamed: AtomicBool,
+    },
 }
 
 impl std::fmt::Debug for Own {
@@ -45,7 +53,7 @@ impl Own {
         checked: Checked,
         make: impl Fn(&dyn ReadAt, &mut dyn Write) -> Result<()> + Send + Sync + 'static,
     ) -> Own {
-        Own::Made { make: Box::new(make), len, checked, kept: OnceLock::new() }
+        Own::Made { make: Box::new(make), len, checked, kept: OnceLock::new(), streamed: AtomicBool::new(false) }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -88,7 +96,8 @@ impl Own {
         Ok(kept.get_or_init(|| bytes))
     }
 
-    /// Gives the bytes of a range piece by piece, and keeps none. All are made, and checked, whatever the range.
+    /// Gives the bytes of a range piece by piece, and keeps none. All are made, and checked, whatever the range: so when a part is asked for
+    /// once more they are kept, or a thousand tensors over one storage would make all of it a thousand times.
     pub(crate) fn stream(
         &self,
         source: &dyn ReadAt,
@@ -100,7 +109,18 @@ impl Own {
             Own::Made { kept, .. } if kept.get().is_some() => {
                 return take(part(kept.get().map_or(&[], |bytes| bytes), 0, &range));
             }
-            Own::Made { make, len, checked, .. } => (make, *len, *checked),
+            Own::Made { make, len, checked, streamed, .. } => {
+                let is_part = range != (0..*len);
+                if is_part && streamed.swap(true, Ordering::Relaxed) {
+                    match self.bytes(source) {
+                        Ok(bytes) => return take(part(bytes, 0, &range)),
+                        // Without the memory it takes longer.
+                        Err(e) if e.kind() == ErrorKind::Io => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                (make, *len, *checked)
+            }
         };
         let mut cut = Cut { at: 0, len, range, hasher: crc32fast::Hasher::new(), take, error: None };
         let made = make(source, &mut cut);

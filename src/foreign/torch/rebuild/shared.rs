@@ -4,6 +4,7 @@ use super::super::pickle::{Graph, How, Ref};
 use super::budget::Budget;
 use super::lists;
 use super::meaning::{self, Meaning, Place};
+use super::tensor::Data;
 use crate::error::Result;
 use crate::format::len_usize;
 
@@ -45,12 +46,15 @@ pub(super) fn count(graph: &Graph, root: Ref, budget: &mut Budget) -> Result<Vec
 
 /// How many bytes were looked through to know what something means: those of text that stands for bytes, which many can share.
 fn looked_through(meaning: &Meaning<'_>) -> u64 {
-    match meaning {
-        Meaning::Bytes(blob) | Meaning::ByteArray(blob) if blob.latin1 && matches!(blob.place, Place::Here(_)) => {
-            blob.written_len()
-        }
-        _ => 0,
-    }
+    let blob = match meaning {
+        Meaning::Bytes(blob) | Meaning::ByteArray(blob) => blob,
+        Meaning::Tensor(tensor) => match &tensor.data {
+            Data::Blob(blob, _) => blob,
+            Data::Storage(_) => return 0,
+        },
+        _ => return 0,
+    };
+    if blob.latin1 && matches!(blob.place, Place::Here(_)) { blob.written_len() } else { 0 }
 }
 
 /// Whether what is referred to twice is written twice: nobody can tell, and it is short.

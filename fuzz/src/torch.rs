@@ -1,0 +1,414 @@
+//! PyTorch's checkpoints: whatever the bytes, no panic, bounded memory; and what opens can be converted, and is then the same.
+
+use dolmen::{Builder, Checkpoint, Error, ErrorKind};
+
+use super::dice::Random;
+use super::heap;
+use super::open::{self, FIXED, Outcome};
+use super::seal::Mutate;
+
+#[path = "../../tests/common/hostile_torch.rs"]
+pub mod build;
+
+use build::{Entry, Pickle, Zip};
+
+/// Peak memory per byte of a file while it is opened; see `tests/torch_hostile.rs`.
+pub const PER_BYTE: u64 = 256;
+/// The same if its pickle may be compressed.
+pub const PER_COMPRESSED_BYTE: u64 = 8 * PER_BYTE;
+/// Bytes that are converted for one input: compressed ones may become a thousand times as many as they are.
+const CONVERTED: u64 = 8 << 20;
+
+/// What must hold of every checkpoint whose data is as it should be.
+const CHECKS: [fn(&Checkpoint); 1] = [check_conversion];
+
+/// Bytes as they come.
+pub fn torch_zip(data: &[u8]) -> Outcome {
+    check(data)
+}
+
+/// A pickle: the first byte says what it is put into, the rest is its bytes.
+pub fn torch_pickle(data: &[u8]) -> Outcome {
+    let Some((&which, pickle)) = data.split_first() else { return Outcome::Refused("empty") };
+    check(&around(which, pickle))
+}
+
+/// Storages of 64, 16 and no bytes.
+fn storages() -> [(&'static str, Vec<u8>); 3] {
+    [("0", (0..16u32).flat_map(|n| (n as f32).to_le_bytes()).collect()), ("1", vec![1; 16]), ("2", Vec::new())]
+}
+
+/// A sound file around a pickle.
+pub fn around(which: u8, pickle: &[u8]) -> Vec<u8> {
+    let storages = storages();
+    let storages: Vec<(&str, &[u8])> = storages.iter().map(|(key, data)| (*key, &data[..])).collect();
+    let mut entries = build::records(pickle, &storages);
+    match which % 8 {
+        1 => entries[1] = Entry::new("archive/byteorder", b"big"),
+        2 => entries[0] = Entry::deflated("archive/data.pkl", pickle),
+        3 => {
+            entries[0] = Entry::new("archive/data.pkl", b"\x80\x02N.");
+            entries.push(Entry::new("archive/constants.pkl", pickle));
+            entries.extend(storages.iter().map(|(key, data)| Entry::new(&format!("archive/constants/{key}"), data)));
+        }
+        4 => return build::torch_archive(pickle, &storages),
+        5 => return build::legacy(pickle, &["0"], &build::legacy_storage(16, storages[0].1)),
+        6 => return build::legacy(pickle, &[], b""),
+        7 => {
+            for entry in &mut entries[2..5] {
+                let name = String::from_utf8(entry.local.name.clone()).expect("it was text");
+                *entry = Entry::deflated(&name, &entry.stored);
+            }
+        }
+        _ => {}
+    }
+    Zip::new(entries).build()
+}
+
+fn check(data: &[u8]) -> Outcome {
+    let (opened, peak) = heap::peak(|| Checkpoint::from_bytes(data));
+    let per_byte = if has_compressed(data) { PER_COMPRESSED_BYTE } else { PER_BYTE };
+    let allowed = FIXED + per_byte * data.len() as u64;
+    assert!(peak <= allowed, "{peak} bytes were in use at a time for a file of {}; {allowed} are allowed", data.len());
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            check_error(&e);
+            let outcome = Outcome::Refused(e.rule().unwrap_or(e.kind().name()));
+            if is_chosen(data) {
+                open::other_ways(data, outcome);
+            }
+            return outcome;
+        }
+    };
+    if opened.format() != "torch" {
+        return Outcome::Opened("another format");
+    }
+    let report = opened.verify_with(&open::options()).expect("memory can be read");
+    let outcome = open::check_report(&report);
+    let fault = open::touch(&opened);
+    if let (Outcome::Valid, Some(fault)) = (outcome, &fault) {
+        panic!("nothing is wrong with it, and it cannot be read: {fault}");
+    }
+    let len: u64 = opened.tensors().filter_map(|tensor| tensor.ok()?.storage_len().ok()).fold(0, u64::saturating_add);
+    if len <= CONVERTED {
+        if outcome == Outcome::Valid {
+            CHECKS.iter().for_each(|check| check(&opened));
+        } else {
+            let mut builder = Builder::new();
+            let copied = builder.checkpoint(&opened).and_then(|builder| builder.to_vec());
+            let e = copied.expect_err("what is damaged was copied");
+            assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Malformed), "{e}");
+        }
+        if is_chosen(data) {
+            open::other_ways(data, outcome);
+        }
+    }
+    outcome
+}
+
+fn is_chosen(data: &[u8]) -> bool {
+    cfg!(test) || crc32fast::hash(data).is_multiple_of(64)
+}
+
+/// Whether some entry of a directory, wherever it is, says that it is compressed.
+fn has_compressed(data: &[u8]) -> bool {
+    data.windows(12).any(|entry| entry.starts_with(b"PK\x01\x02") && entry[10..] == [8, 0])
+}
+
+/// An error that a file may cause, whatever is in it.
+fn check_error(e: &Error) {
+    let of_the_file = e.is_corruption() || e.is_incompatible() || e.kind() == ErrorKind::Limit;
+    assert!(of_the_file, "not an error of a file: {e:?}");
+    assert!(e.to_string().len() < 20_000, "a message of {} bytes", e.to_string().len());
+}
+
+/// A Dolmen file of it is valid, and holds the same.
+fn check_conversion(checkpoint: &Checkpoint) {
+    let mut builder = Builder::new();
+    builder.checkpoint(checkpoint).expect("it is valid");
+    let copy = builder.to_vec().unwrap_or_else(|e| panic!("it cannot be converted: {e}"));
+    let copy = Checkpoint::from_bytes(&copy).expect("a writer writes valid files");
+    assert!(copy.verify_with(&open::options()).expect("memory can be read").is_valid());
+    assert_eq!((checkpoint.len(), checkpoint.storage_count()), (copy.len(), copy.storage_count()));
+    for (one, other) in checkpoint.tensors().zip(copy.tensors()) {
+        let (one, other) = (one.expect("valid"), other.expect("valid"));
+        assert_eq!((one.name(), one.dtype(), one.shape()), (other.name(), other.dtype(), other.shape()));
+        assert_eq!((one.explicit_strides(), one.start()), (other.explicit_strides(), other.start()));
+        assert_eq!(one.bytes().expect("valid"), other.bytes().expect("valid"));
+    }
+    assert_eq!(checkpoint.document().expect("valid"), copy.document().expect("valid"));
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?).into())
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok()
+}
+
+/// An archive taken apart, as far as it is one: what the mutator changes.
+pub fn parse(bytes: &[u8]) -> Option<Zip> {
+    let end = bytes.windows(22).rposition(|end| end.starts_with(b"PK\x05\x06"))?;
+    let mut zip = Zip { comment: bytes[end + 22..].to_vec(), ..Zip::default() };
+    zip.zip64 = end.checked_sub(20).is_some_and(|at| bytes[at..].starts_with(b"PK\x06\x07"));
+    let mut at = u32_at(bytes, end + 16)?;
+    while bytes.get(at..)?.starts_with(b"PK\x01\x02") {
+        let lens = [28, 30, 32].map(|field| u16_at(bytes, at + field));
+        let [Some(name_len), Some(extra_len), Some(comment_len)] = lens else { return None };
+        let name = bytes.get(at + 46..at + 46 + name_len)?;
+        let local = u32_at(bytes, at + 42)?;
+        let data = local + 30 + u16_at(bytes, local + 26)? + u16_at(bytes, local + 28)?;
+        let stored = bytes.get(data..data.checked_add(u32_at(bytes, at + 20)?)?)?;
+        let method = u16_at(bytes, at + 10)? as u16;
+        let content = if method == build::DEFLATED { inflate(stored)? } else { stored.to_vec() };
+        let mut entry = Entry::with(std::str::from_utf8(name).ok()?, &content, stored.to_vec(), method);
+        entry.central.extra = bytes.get(at + 46 + name_len..at + 46 + name_len + extra_len)?.to_vec();
+        entry.local.extra = bytes.get(data - u16_at(bytes, local + 28)?..data)?.to_vec();
+        if u16_at(bytes, at + 8)? as u16 & build::DESCRIPTOR != 0 {
+            entry.described();
+        }
+        zip.entries.push(entry);
+        at += 46 + name_len + extra_len + comment_len;
+    }
+    Some(zip)
+}
+
+fn inflate(stored: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let mut content = Vec::new();
+    flate2::read::DeflateDecoder::new(stored).take(1 << 16).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+/// Gives a record another content, and everything that says how long and what it is.
+fn set_content(entry: &mut Entry, content: &[u8], method: u16) {
+    let name = String::from_utf8_lossy(&entry.central.name).into_owned();
+    let stored = if method == build::DEFLATED { build::deflate(content) } else { content.to_vec() };
+    let mut new = Entry::with(&name, content, stored, method);
+    (new.local.extra, new.central.extra) = (entry.local.extra.clone(), entry.central.extra.clone());
+    if entry.central.flags & build::DESCRIPTOR != 0 {
+        new.described();
+    }
+    *entry = new;
+}
+
+fn content_of(entry: &Entry) -> Vec<u8> {
+    if entry.central.method == build::DEFLATED {
+        inflate(&entry.stored).unwrap_or_default()
+    } else {
+        entry.stored.clone()
+    }
+}
+
+/// Pieces of pickles, for the mutator: what is worth putting anywhere.
+const PIECES: [&[u8]; 40] = [
+    b"]",
+    b"}",
+    b")",
+    b"(",
+    b"t",
+    b"l",
+    b"d",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"b",
+    b"R",
+    b"\x81",
+    b"\x92",
+    b"\x93",
+    b"Q",
+    b"0",
+    b"1",
+    b"2",
+    b"N",
+    b"\x88",
+    b"K\x00",
+    b"K\x01",
+    b"q\x00",
+    b"h\x00",
+    b"\x94",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"\x8f",
+    b"\x90",
+    b"\x91",
+    b"X\x01\0\0\0a",
+    b"C\x02ab",
+    b"\x8a\x01\xFF",
+    b"G\x3F\xF0\0\0\0\0\0\0",
+    b"ccollections\nOrderedDict\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQ",
+];
+
+/// Changes an archive in one part, and makes everything around it right again; one in sixteen is left wrong.
+pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: &mut Mutate<'_>) -> usize {
+    let mut random = Random(seed.into());
+    let zip = if random.one_in(16) { None } else { parse(&data[..size]) };
+    let Some(mut zip) = zip.filter(|zip| !zip.entries.is_empty()) else { return mutate(data, size, max_size) };
+    let at = if random.one_in(2) { 0 } else { random.below(zip.entries.len()) };
+    let count = zip.entries.len();
+    match random.below(16) {
+        0..6 => change_content(&mut zip.entries[at], &mut random, mutate),
+        6 => {
+            let mut copy = zip.entries[at].clone();
+            let name =
+                random.pick(&["archive/data/0", "archive/data/1", "archive/constants.pkl", "archive/constants/0", "x"]);
+            (copy.local.name, copy.central.name) = (name.into(), name.into());
+            zip.entries.insert(random.below(count + 1), copy);
+        }
+        7 => drop(zip.entries.remove(at)),
+        8 => zip.entries.swap(at, random.below(count)),
+        9 => {
+            let content = content_of(&zip.entries[at]);
+            let method = if zip.entries[at].central.method == 0 { build::DEFLATED } else { build::STORED };
+            set_content(&mut zip.entries[at], &content, method);
+        }
+        10 => zip.entries[at].described(),
+        11 => {
+            let extras = [
+                build::padding(random.below(70)),
+                build::zip64(&[random.interesting(), 16]),
+                vec![1, 2, 3],
+                Vec::new(),
+            ];
+            let extra = extras[random.below(4)].clone();
+            if random.one_in(2) {
+                zip.entries[at].local.extra = extra;
+            } else {
+                zip.entries[at].central.extra = extra;
+            }
+        }
+        12 => zip.zip64 = !zip.zip64,
+        13 => zip.comment = (0..random.below(30)).map(|_| random.u64() as u8).collect(),
+        14 => {
+            let word = random.pick(&[&b"big"[..], b"little", b"3\n", b"11", b""]);
+            let method = zip.entries[at].central.method;
+            set_content(&mut zip.entries[at], word, method);
+        }
+        _ => zip.entries[at].gap = vec![b'P'; random.below(5)],
+    }
+    let wrong = random.one_in(16);
+    if wrong && !zip.entries.is_empty() {
+        let at = random.below(zip.entries.len());
+        spoil(&mut zip.entries[at], &mut random);
+    }
+    let mut out = zip.build();
+    if wrong && random.one_in(2) {
+        // The end records, and the directory.
+        let from = out.len() - random.below(out.len().min(200)) - 1;
+        out[from] ^= 1 << random.below(8);
+    }
+    if out.len() > max_size {
+        return mutate(data, size, max_size);
+    }
+    data[..out.len()].copy_from_slice(&out);
+    out.len()
+}
+
+fn change_content(entry: &mut Entry, random: &mut Random, mutate: &mut Mutate<'_>) {
+    let mut content = content_of(entry);
+    let len = content.len();
+    match random.below(4) {
+        0 => {
+            let piece = PIECES[random.below(PIECES.len())];
+            let at = random.below(len + 1);
+            content.splice(at..at, piece.iter().copied());
+        }
+        1 if len > 0 => {
+            let (from, to) = (random.below(len), random.below(len));
+            let piece: Vec<u8> = content[from.min(to)..from.max(to)].iter().copied().take(200).collect();
+            let at = random.below(len + 1);
+            content.splice(at..at, piece);
+        }
+        _ => {
+            content.resize(len + 64, 0);
+            let most = content.len();
+            let len = mutate(&mut content, len, most);
+            content.truncate(len);
+        }
+    }
+    let method = entry.central.method;
+    set_content(entry, &content, method);
+}
+
+/// Makes one thing that a record says of itself wrong.
+fn spoil(entry: &mut Entry, random: &mut Random) {
+    let number = random.interesting() as u32;
+    let header = if random.one_in(2) { &mut entry.local } else { &mut entry.central };
+    match random.below(9) {
+        0 => header.crc32 = number,
+        1 => header.len = number,
+        2 => header.stored_len = number,
+        3 => header.flags ^= 1 << random.below(16),
+        4 => header.method = random.below(16) as u16,
+        5 => header.name.push(b'x'),
+        6 => entry.header_offset = Some(number),
+        7 => entry.descriptor = build::descriptor(random.one_in(2), number, number, number),
+        _ => entry.disk = number as u16,
+    }
+}
+
+/// Small files that reach far: what the seeds are made of.
+pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let new = Pickle::new;
+    let float = |p: Pickle| p.tensor("0", 16, 2, &[2, 3], &[3, 1]);
+    let array = new().global("numpy.core.multiarray", "_reconstruct").op(b"(").global("numpy", "ndarray").ints(&[0]);
+    let array =
+        array.op(b"C\x01btR(K\x01").ints(&[2]).global("numpy", "dtype").op(b"(").text("f4").op(b"\x89\x88tR(K\x03");
+    let array =
+        array.text(">").op(b"NNNJ\xFF\xFF\xFF\xFFJ\xFF\xFF\xFF\xFFK\x00tb\x89C\x08\0\0\x80\x3F\0\0\0\x40tb").stop();
+    let encoded = new().global("_codecs", "encode").op(b"(").text("a\u{e9}").text("latin1").op(b"tR").stop();
+    let module = new().global("m", "Model").op(b")\x81}(").text("_parameters").op(b"}").text("w");
+    let module = float(module).op(b"s").text("_buffers").op(b"}").text("_modules").op(b"}ub").stop();
+    let cyclic = new().op(b"]q\x00(h\x00h\x00K\x01e").stop();
+    let parameter =
+        float(new().global("torch._utils", "_rebuild_parameter").op(b"(")).bool(true).hooks().op(b"tR").stop();
+    let v3 = new().global("torch._utils", "_rebuild_tensor_v3").op(b"(").storage("UntypedStorage", "1", 16).int(0);
+    let v3 = v3
+        .ints(&[8])
+        .ints(&[1])
+        .bool(false)
+        .hooks()
+        .global("torch", "uint16")
+        .op(b"}")
+        .text("conj")
+        .op(b"\x88stR")
+        .stop();
+    let text = b"(lp0\nI01\naL123L\naF1.5\naS'a\\x41'\naVb\\u20ac\naccollections\nOrderedDict\na(im\nC\na.".to_vec();
+    let counters = new().global("collections", "Counter").op(b"}K\x01K\x02s\x85R").stop();
+    let sets = Pickle::of_protocol(4).op(b"\x8f(K\x01\x90(K\x01K\x02\x91\x86cbuiltins\nset\n](K\x01e\x85R\x86").stop();
+    let list = new().op(b"](").ops(b"G\x3F\xF0\0\0\0\0\0\0", 70).op(b"e").stop();
+    let view = new().op(b"(").text("storage").global("torch", "FloatStorage").text("0").text("cuda:0").int(16);
+    let view = view.op(b"(").text("v").op(b"K\x04K\x08ttQ").stop();
+    let script = new().op(b"\x82\x01").stop();
+    let state_dict = float(new().hooks().op(b"(").text("w")).op(b"u}").text("_metadata").op(b"}sb").stop();
+    let pickles = [
+        ("tensor", 0, float(new()).stop()),
+        ("state-dict", 4, state_dict),
+        ("parameter", 0, parameter),
+        ("untyped", 1, v3),
+        ("array", 0, array),
+        ("bytes", 2, encoded),
+        ("module", 7, module),
+        ("cyclic", 0, cyclic),
+        ("protocol-0", 6, text),
+        ("counter", 0, counters),
+        ("sets", 0, sets),
+        ("list", 3, list),
+        ("view", 5, view),
+        ("extension", 2, script),
+        ("legacy-tensor", 5, float(new()).stop()),
+    ];
+    let mut seeds = Vec::new();
+    for (name, which, pickle) in pickles {
+        seeds.push(("torch_zip", name, around(which, &pickle)));
+        seeds.push(("torch_pickle", name, [&[which][..], &pickle].concat()));
+    }
+    seeds
+}
