@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::archive::{Archive, Method, Record, read_record};
 use super::pickle::{self, Graph, Input, Node, Ref};
 use super::verdicts::{self, Verdict};
+use super::zip::most_of;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::limits::Limits;
 use crate::format::{len_u64, len_usize};
@@ -154,6 +155,8 @@ struct Scanner {
     /// Where each global is among those of the scan.
     places: HashMap<(String, String), usize>,
     attributes: HashSet<usize>,
+    /// How many bytes the machine may take up.
+    most: u64,
 }
 
 impl Scanner {
@@ -168,6 +171,7 @@ impl Scanner {
     }
 
     fn record(&mut self, source: &dyn ReadAt, record: &Record) -> Result<()> {
+        self.most = most_of(record);
         match record.method {
             Method::Stored => {
                 let end = record.data_offset.saturating_add(record.len);
@@ -190,6 +194,7 @@ impl Scanner {
 
     /// Older files are five pickles, each of which is loaded.
     fn legacy(&mut self, source: &dyn ReadAt) -> Result<()> {
+        self.most = u64::MAX;
         const PICKLES: usize = 5;
         let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
         let mut at = 0;
@@ -212,7 +217,7 @@ impl Scanner {
         frames: usize,
     ) -> Result<Option<u64>> {
         let mut input = Input::new(source, start, end);
-        let e = match pickle::read(&mut input, u64::MAX) {
+        let e = match pickle::read(&mut input, self.most) {
             Ok((graph, _)) => {
                 self.take(&graph);
                 return Ok(Some(input.offset()));
@@ -230,7 +235,7 @@ impl Scanner {
             return self.pickle_or_beginning(&frame, (start, end), frames).map(|_| None);
         }
         let ended = Ended { source, at };
-        if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len())), u64::MAX) {
+        if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len())), self.most) {
             self.take(&graph);
         }
         Ok(None)
@@ -410,6 +415,7 @@ mod tests {
 
     fn scanned(pickle: &[u8]) -> Scan {
         let mut scanner = Scanner::default();
+        scanner.most = u64::MAX;
         scanner.pickle(&pickle.to_vec(), 0, len_u64(pickle.len())).unwrap();
         scanner.scan
     }

@@ -23,7 +23,23 @@ const MAX_SMALL_PICKLE: u64 = 64 << 10;
 const WARRANTED_RATIO: u64 = 8;
 const WARRANTED: u64 = 1 << 10;
 /// What a byte of a pickle may take up in the machine.
-const GRAPH_RATIO: u64 = 128;
+const GRAPH_RATIO: u64 = 112;
+
+/// As how long a pickle counts when it is bounded what may be made of it.
+fn warranted(record: &Record) -> u64 {
+    match record.method {
+        Method::Stored => record.len,
+        Method::Deflated => record.stored_len.saturating_mul(WARRANTED_RATIO).saturating_add(WARRANTED).min(record.len),
+    }
+}
+
+/// How many bytes the machine may take up that reads this pickle.
+pub(super) fn most_of(record: &Record) -> u64 {
+    match record.method {
+        Method::Stored => u64::MAX,
+        Method::Deflated => warranted(record).saturating_mul(GRAPH_RATIO),
+    }
+}
 
 /// The index of such a checkpoint.
 ///
@@ -104,23 +120,13 @@ impl Part<'_> {
             None => (self.source, record.data_offset),
         };
         let mut input = Input::new(pickle, start, start.saturating_add(record.len));
-        let warranted = match record.method {
-            Method::Stored => record.len,
-            Method::Deflated => {
-                record.stored_len.saturating_mul(WARRANTED_RATIO).saturating_add(WARRANTED).min(record.len)
-            }
-        };
-        let most = match record.method {
-            Method::Stored => u64::MAX,
-            Method::Deflated => warranted.saturating_mul(GRAPH_RATIO),
-        };
-        let (graph, root) = pickle::read(&mut input, most)?;
+        let (graph, root) = pickle::read(&mut input, most_of(record))?;
         if input.left() > 0 {
             let message = format!("{} goes on for {} bytes after its end", self.pickle, input.left());
             return Err(wrong(message).with_offset(input.offset()));
         }
         let container = Records { part: self, pickle };
-        let rebuilt = rebuild::rebuild(&graph, root, warranted, &container)?;
+        let rebuilt = rebuild::rebuild(&graph, root, warranted(record), &container)?;
         Ok((rebuilt, inflated))
     }
 
