@@ -8,15 +8,11 @@ use std::collections::{HashMap, HashSet};
 use super::archive::{Archive, Method, Record, read_record};
 use super::pickle::{self, Graph, Input, Node, Ref};
 use super::verdicts::{self, Verdict};
-use super::zip::most_of;
+use super::zip::{inflated_most, most_of};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::limits::Limits;
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
-
-/// A compressed pickle may become so many times as long; and may have this length in any case.
-const MAX_PICKLE_RATIO: u64 = 64;
-const MAX_SMALL_PICKLE: u64 = 16 << 20;
 
 /// Attributes of attributes are followed so deep.
 const MAX_DEPTH: usize = 16;
@@ -178,7 +174,7 @@ impl Scanner {
                 self.pickle(source, record.data_offset, end).map(drop)
             }
             Method::Deflated => {
-                let most = MAX_SMALL_PICKLE.max(record.stored_len.saturating_mul(MAX_PICKLE_RATIO));
+                let most = inflated_most(record);
                 let held = match read_record(source, record, most) {
                     Ok(held) => held,
                     Err(e) if e.kind() == ErrorKind::Io => return Err(e),
@@ -414,8 +410,7 @@ mod tests {
     use super::*;
 
     fn scanned(pickle: &[u8]) -> Scan {
-        let mut scanner = Scanner::default();
-        scanner.most = u64::MAX;
+        let mut scanner = Scanner { most: u64::MAX, ..Scanner::default() };
         scanner.pickle(&pickle.to_vec(), 0, len_u64(pickle.len())).unwrap();
         scanner.scan
     }

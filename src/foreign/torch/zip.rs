@@ -23,7 +23,12 @@ const MAX_SMALL_PICKLE: u64 = 64 << 10;
 const WARRANTED_RATIO: u64 = 8;
 const WARRANTED: u64 = 1 << 10;
 /// What a byte of a pickle may take up in the machine.
-const GRAPH_RATIO: u64 = 112;
+const GRAPH_RATIO: u64 = 128;
+
+/// How long a compressed pickle may become.
+pub(super) fn inflated_most(record: &Record) -> u64 {
+    MAX_SMALL_PICKLE.max(record.stored_len.saturating_mul(MAX_PICKLE_RATIO))
+}
 
 /// As how long a pickle counts when it is bounded what may be made of it.
 fn warranted(record: &Record) -> u64 {
@@ -141,7 +146,7 @@ impl Part<'_> {
                 Ok(None)
             }
             Method::Deflated => {
-                if record.len > MAX_SMALL_PICKLE.max(record.stored_len.saturating_mul(MAX_PICKLE_RATIO)) {
+                if record.len > inflated_most(record) {
                     let message = format!(
                         "{} would become {} bytes, more than {MAX_PICKLE_RATIO} times what it is compressed",
                         self.pickle, record.len
