@@ -309,6 +309,7 @@ fn aligned_records_are_used_where_they_lie() {
         "deflated.pt",
         "restored.pt",
         "big_endian.pt",
+        "big_endian_new.pt",
         "version_first.pt",
         "version_last.pt",
         "old_version.pt",

@@ -45,9 +45,9 @@ DTYPES = {
     "float8_e5m2fnuz": "f8_e5m2fnuz", "float8_e8m0fnu": "f8_e8m0fnu", "float4_e2m1fn_x2": "f4_e2m1fn_x2",
     # Of these the document must say which they are.
     "qint8": "i8", "quint8": "u8", "qint32": "i32", "bits8": "u8", "bits16": "u16", "bits1x8": "u8",
-    "bits2x4": "u8", "bits4x2": "u8",
+    "bits2x4": "u8", "bits4x2": "u8", "quint4x2": "u8", "quint2x4": "u8",
 }
-UNNAMED = {"qint8", "quint8", "qint32", "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2"}
+UNNAMED = {"qint8", "quint8", "qint32", "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "quint4x2", "quint2x4"}
 NUMPY = {
     "b1": "bool", "i1": "i8", "i2": "i16", "i4": "i32", "i8": "i64", "u1": "u8", "u2": "u16", "u4": "u32", "u8": "u64",
     "f2": "f16", "f4": "f32", "f8": "f64", "c8": "c64", "c16": "c128",
@@ -128,15 +128,16 @@ def base_attributes(tensor):
         attributes["conj"] = True
     if tensor.is_neg():
         attributes["neg"] = True
-    if str(tensor.device) != "cpu":
-        attributes["location"] = str(tensor.device)
+    if location != "cpu":
+        attributes["location"] = location
     return attributes
 
 
 def is_simple(tensor):
     """Whether a tensor is rebuilt from a storage, and so is a tensor in the document."""
     wrapper = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and type(tensor) is not torch.Tensor
-    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and not (
+    packed = tensor.dtype in (torch.quint4x2, torch.quint2x4)
+    return tensor.layout == torch.strided and not packed and not tensor.is_nested and not tensor.is_meta and not (
         wrapper and tensor.data_ptr() == 0)
 
 
@@ -402,6 +403,8 @@ class Described:
                 parts = ["ccol_indices", "row_indices", "values", "size"]
             self.parts[id(args[1])] = parts
             return ["layout", ""]
+        if call is torch._utils._rebuild_qtensor:
+            return ["storage", "offset", "size", "stride", "quantizer", "requires_grad", "hooks"]
         if call is torch._utils._rebuild_nested_tensor:
             return ["buffer", "sizes", "strides", "offsets"]
         if call is torch._tensor._rebuild_from_type_v2:
@@ -414,6 +417,8 @@ class Described:
 
 oracle = {}
 roots = []
+# Where the storages were when they were saved; PyTorch gives them where it is told to.
+location = "cpu"
 
 
 def describe(name, value, protocol, layout, **facts):
@@ -514,6 +519,12 @@ case("quantised.pt", {
     "channels": torch.quantize_per_channel(
         ramp(6).view(2, 3), torch.tensor([0.5, 0.25]), torch.tensor([0, 1]), 0, torch.qint8),
     "view": torch.quantize_per_tensor(ramp(6).view(2, 3), 0.25, 3, torch.qint8).t(),
+})
+
+
+case("packed.pt", {
+    str(dtype): torch.quantize_per_channel(torch.ones(2, 4), torch.tensor([0.5, 0.25]), torch.zeros(2), 0, dtype)
+    for dtype in (torch.quint4x2, torch.quint2x4)
 })
 
 
@@ -684,8 +695,9 @@ objects = {
     "factory": defaultdict(int, a=1), "simple": types.SimpleNamespace(a=1), "range": range(1, 9, 2), "slice": slice(1, None, 2),
     "partial": functools.partial(_hook, 1), "keyword": Keyword(1, b=torch.ones(1)), "deque": collections.deque([1, 2], 5),
 }
-for protocol in (2, 3, 4, 5):
-    case(f"objects_{protocol}.pt", objects, pickle_protocol=protocol)
+for protocol in (1, 2, 3, 4, 5):
+    # Before protocol 2, objects with slots cannot be pickled.
+    case(f"objects_{protocol}.pt", {key: value for key, value in objects.items() if protocol > 1 or key != "slots"}, pickle_protocol=protocol)
 
 shared = [1, "x"]
 itself = ["head"]
@@ -776,6 +788,11 @@ torch.manual_seed(0)
 mlp, two_of_one = MLPClassifier(), TiedModel()
 case("module.pth", mlp)
 case("tied_module.pth", two_of_one)
+with mock.patch("torch.serialization.location_tag", lambda storage: "cuda:0"):
+    (HERE / "cuda.pth").write_bytes(saved(mlp))
+location = "cuda:0"
+describe("cuda.pth", torch.load(HERE / "cuda.pth", map_location="cpu", weights_only=False), 2, "zip", crc=True)
+location = "cpu"
 case("state_dict.pt", mlp.state_dict())
 optimiser = torch.optim.Adam(mlp.parameters(), lr=0.01)
 optimiser.zero_grad()
@@ -841,10 +858,20 @@ keep("big_endian.pt", zipped(big))
 oracle["big_endian.pt"]["same_as"] = "restored.pt"
 assert all(torch.equal(load(HERE / "big_endian.pt")[key], rich[key]) for key in "wuhdb")
 
+# What has no class of storages of its own was written in the machine's order too, but is not swapped by PyTorch.
+wide = {"u": torch.tensor([1, 0x1234], dtype=torch.uint16), "q": raw(torch.uint64, 2), "c": raw(torch.complex32), "f": raw(torch.float8_e5m2), "bytes": raw(torch.uint8).untyped_storage()}
+big = []
+for name, data in records(saved(wide)):
+    key = name.rsplit("/", 1)[1]
+    size = {"0": 2, "1": 8, "2": 2, "3": 1, "4": 1}.get(key, 1) if "/data/" in name else 1
+    big.append((name, b"big" if key == "byteorder" else b"".join(data[i:i + size][::-1] for i in range(0, len(data), size))))
+keep("big_endian_new.pt", zipped(big), instead=wide)
+
 # Before 1.6.
 
 case("legacy.pt", {**rich, "same": rich["w"], "t": rich["w"].t(), "row": rich["w"][1], "scalar": torch.tensor(1.0), "parameter": nn.Parameter(torch.ones(2))},
      _use_new_zipfile_serialization=False)
+case("legacy_1.pt", {"w": ramp(3), "list": [1, 1 << 40, 1.5, "x"], "objects": Config(names=[1])}, _use_new_zipfile_serialization=False, pickle_protocol=1)
 case("legacy_4.pt", {"w": ramp(3), "array": np.arange(1500, dtype="<f4"), "objects": Config(names=[1])}, _use_new_zipfile_serialization=False, pickle_protocol=4)
 with mock.patch("torch.serialization.get_source_lines_and_file", lambda cls: (["class " + cls.__name__ + ":\n"], 1, "model.py")):
     case("legacy_module.pth", two_of_one, _use_new_zipfile_serialization=False)
