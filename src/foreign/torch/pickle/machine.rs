@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::memo::Memo;
-use super::{Call, Graph, How, INLINE_LEN, Items, Name, NamedGlobal, Node, Payload, Ref, text};
+use super::{Call, Graph, How, INLINE_LEN, Items, Node, Payload, Ref, text};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::{len_u64, len_usize};
 
@@ -315,10 +315,7 @@ impl Machine<'_, '_> {
     }
 
     fn node(&mut self, node: Node) -> Result<Ref> {
-        let number = u32::try_from(self.graph.nodes.len());
-        let number = number.map_err(|_| Error::new(ErrorKind::Limit, "the pickle has 2^32 objects or more"))?;
-        self.graph.nodes.push(node);
-        Ok(Ref::Node(number))
+        self.graph.push(node)
     }
 
     fn push(&mut self, node: Node) -> Result<()> {
@@ -482,17 +479,7 @@ impl Machine<'_, '_> {
         }
         let (module, name) =
             if self.graph.protocol < 3 { super::python2::renamed(module, name) } else { (module, name) };
-        let name = Name { module: module.into(), name: name.into() };
-        if let Some(&number) = self.graph.by_name.get(&name) {
-            let known = len_usize(number.into()).and_then(|number| self.graph.globals.get(number));
-            return known.map(|known| Ref::Node(known.node)).ok_or_else(|| wrong("a class is lost"));
-        }
-        let number = u32::try_from(self.graph.globals.len()).map_err(|_| wrong("there are too many classes"))?;
-        let value = self.node(Node::Global(number))?;
-        let Ref::Node(node) = value else { return Ok(value) };
-        self.graph.by_name.insert(name.clone(), number);
-        self.graph.globals.push(NamedGlobal { name, node, called: false });
-        Ok(value)
+        self.graph.named(module, name)
     }
 
     fn call(&mut self, callable: Ref, args: Ref, how: How) -> Result<()> {

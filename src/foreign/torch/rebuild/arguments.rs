@@ -40,6 +40,8 @@ pub(super) fn of(graph: &Graph, function: Ref, args: &[Ref]) -> Vec<Argument> {
         ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
             ["", "requires_grad", "hooks", "state"].map(named).into()
         }
+        // Before 0.4, parameters were their class, called with a tensor.
+        ("torch.nn.parameter", "Parameter") | ("torch.autograd.variable", "Variable") => vec![named("")],
         ("torch._tensor", "_rebuild_from_type_v2") => {
             let parts = args.first().map_or(Parts::Counted, |&function| Parts::ArgumentsOf(function));
             vec![named("function"), named("type"), Argument { name: "", parts }, named("state")]
