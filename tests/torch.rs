@@ -252,7 +252,7 @@ fn files_are_recognised_by_their_first_bytes() {
     for file in oracle().keys() {
         let bytes = bytes_of_file(file);
         let kind = foreign::recognise(&bytes[..bytes.len().min(512)]);
-        assert!(matches!(kind, Some(Kind::Torch | Kind::Zip)), "{file}: {kind:?}");
+        assert!(matches!(kind, Some(Kind::Torch | Kind::Zip | Kind::Tar)), "{file}: {kind:?}");
     }
 }
 
@@ -442,4 +442,29 @@ fn arrays_lie_in_the_same_storages_however_the_pickle_has_them() {
     let (_a, from_2) = converted(&data("batch_2.pt"));
     let (_b, from_4) = converted(&data("batch_4.pt"));
     assert!(std::fs::read(from_2).unwrap() == std::fs::read(from_4).unwrap());
+}
+
+#[test]
+fn every_truncation_of_a_tar_archive_is_an_error() {
+    let whole = bytes_of_file("tar_pax.pt");
+    let used = whole.iter().rposition(|&byte| byte != 0).unwrap();
+    for len in 0..=used {
+        assert!(Checkpoint::from_bytes(&whole[..len]).is_err(), "cut to {len}");
+    }
+}
+
+#[test]
+fn changed_bytes_of_a_tar_archive_never_panic() {
+    let whole = bytes_of_file("tar_views.pt");
+    let mut random = common::Random::new(7);
+    for _ in 0..4000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random.below(2) {
+            let at = random.below(bytes.len());
+            bytes[at] = random.next() as u8;
+        }
+        if let Ok(checkpoint) = Checkpoint::from_bytes(&bytes) {
+            common::touch_everything(&checkpoint);
+        }
+    }
 }

@@ -188,8 +188,8 @@ class Within:
 class Described:
     """Descriptions of values, each made once and known by the value's identity."""
 
-    def __init__(self, protocol):
-        self.protocol = protocol
+    def __init__(self, protocol, layout):
+        self.protocol, self.layout = protocol, layout
         self.made, self.counts, self.numbers, self.groups = {}, {}, {}, {}
         self.kept, self.silent, self.parts = [], set(), {}
 
@@ -212,8 +212,8 @@ class Described:
 
     def render(self, value, path):
         described = self.of(value)
-        # Persistent ids are never memoised, so a storage is never the same one twice.
-        once = isinstance(value, (torch.UntypedStorage, torch.TypedStorage))
+        # Persistent ids are never memoised, so a storage is never the same one twice, unless the archive has a list of them.
+        once = isinstance(value, (torch.UntypedStorage, torch.TypedStorage)) and self.layout != "tar"
         if described.short or once or self.counts[id(value)] < 2:
             return self.bare(described, path)
         if id(value) in self.numbers:
@@ -423,7 +423,7 @@ location = "cpu"
 
 def describe(name, value, protocol, layout, **facts):
     roots[:] = [tensor.untyped_storage() for key, tensor in value.items() if key in ("whole", "ints")] if name.endswith("views.pt") else []
-    document = Described(protocol).document(value)
+    document = Described(protocol, layout).document(value)
     oracle[name] = {"layout": layout, **facts, "document": document}
 
 
@@ -884,9 +884,16 @@ class Stored:
         self.pid = pid
 
 
+class Known:
+    """An object by its id."""
+
+    def __init__(self, *pid):
+        self.pid = pid[0] if len(pid) == 1 else pid
+
+
 class WithIds(pickle._Pickler):
     def persistent_id(self, value):
-        return value.pid if isinstance(value, Stored) else None
+        return value.pid if isinstance(value, (Stored, Known)) else None
 
 
 def pickled(value, protocol=2):
@@ -915,6 +922,42 @@ keep("legacy_views.pt", legacy({
     "storage": Stored("storage", torch.FloatStorage, "100", "cpu", 10, ("300", 8, 2)),
     "ints": viewed(Stored("storage", torch.LongStorage, "101", "cpu", 3, None), 2, (1,), (1,)),
 }, [("100", 10, floats), ("101", 3, ints)]), layout="legacy", crc=False)
+
+# Before 0.1.10.
+
+
+def old_tar(name, value, storages, views, tensors, pax=False, sys_info=True):
+    """Storages as id, class, count and bytes; views as id, id, first and count; tensors as id, storage's id, shape, strides and offset."""
+    stored = [pickled(len(storages))]
+    stored += [pickled((key, "cpu", cls)) + struct.pack("<q", count) + data for key, cls, count, data in storages]
+    described = [pickled(len(tensors))]
+    for key, storage, shape, strides, offset in tensors:
+        rank = len(shape)
+        described.append(pickled((key, storage, torch.FloatTensor)) + struct.pack(f"<ii{2 * rank + 1}q", rank, 0, *shape, *strides, offset))
+    members = [("pickle", pickled(value)), ("tensors", b"".join(described)), ("storages", b"".join(stored) + pickled(views))]
+    if sys_info:
+        members.insert(0, ("sys_info", pickled({"protocol_version": 1000, "little_endian": True})))
+    with tarfile.open(HERE / name, "w", format=tarfile.PAX_FORMAT) as archive:
+        for member, data in members:
+            entry = tarfile.TarInfo(member)
+            # A time that is no whole number takes a header of its own, as they nearly all had.
+            entry.size, entry.mtime = len(data), 1484000000.25 if pax else 0
+            archive.addfile(entry, io.BytesIO(data))
+
+
+tar_parts = dict(
+    storages=[(11, torch.FloatStorage, 10, floats), (12, torch.LongStorage, 3, ints)],
+    views=[(21, 11, 4, 3)],
+    tensors=[(31, 11, (2, 5), (5, 1), 0), (32, 11, (5, 2), (1, 5), 0), (33, 21, (2,), (1,), 1), (34, 12, (2,), (1,), 1), (35, 11, (), (), 9)],
+)
+old_tar("tar_views.pt", {
+    "whole": Known("31"), "same": Known("31"), "transposed": Known("32"), "part": Known("33"), "ints": Known("34"), "scalar": Known("35"),
+    "storage": Known("11"), "view": Known("21"), "same_view": Known("21"), "text": "x", "numbers": [1.5] * 70,
+    "class": Known(TiedModel, "model.py", "class TiedModel:\n"),
+}, **tar_parts)
+describe("tar_views.pt", load(HERE / "tar_views.pt"), 2, "tar", crc=False)
+old_tar("tar_pax.pt", OrderedDict([("w", Known("31"))]), pax=True, sys_info=False, **tar_parts)
+describe("tar_pax.pt", load(HERE / "tar_pax.pt"), 2, "tar", crc=False)
 
 # TorchScript. Its records of source positions name the machine's folders, so they are left out.
 
