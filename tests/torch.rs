@@ -468,3 +468,29 @@ fn changed_bytes_of_a_tar_archive_never_panic() {
         }
     }
 }
+
+#[test]
+fn no_flipped_bit_of_an_archive_goes_unnoticed() {
+    for file in ["tied.pt", "restored.pt", "big_endian.pt", "deflated.pt"] {
+        let whole = bytes_of_file(file);
+        let before = Checkpoint::from_bytes(&whole).unwrap();
+        let (document, content) = (before.document().unwrap(), contents(&before));
+        let mut noticed = 0;
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            let Ok(after) = Checkpoint::from_bytes(&bytes) else {
+                noticed += 1;
+                continue;
+            };
+            if after.tensors().any(|t| t.and_then(|t| t.bytes().map(drop)).is_err()) {
+                noticed += 1;
+                continue;
+            }
+            // What means nothing, such as the time of a record, may change; nothing else.
+            assert_eq!(after.document().unwrap(), document, "{file}: byte {at}");
+            assert!(contents(&after) == content, "{file}: byte {at}");
+        }
+        assert!(noticed > whole.len() / 4, "{file}: {noticed}");
+    }
+}
