@@ -543,12 +543,17 @@ class Rebuilt:
 
 
 hooked = torch.ones(2)
+# What a storage is in a pickle that PyTorch had no hand in: a whole older file, as bytes. It stays what would be called.
+within = io.BytesIO()
+torch.save(hooked.storage(), within, _use_new_zipfile_serialization=False)
+stream = Rebuilt(torch.storage._load_from_bytes, within.getvalue())
 case("hooks.pt", {
+    "stream": stream,
     "hooks": Rebuilt(torch._utils._rebuild_tensor_v2, hooked.storage(), 0, (2,), (1,), True, OrderedDict({0: _hook})),
     "oldest": Rebuilt(torch._utils._rebuild_tensor, hooked.storage(), 1, (1,), (1,)),
     "metadata": Rebuilt(
         torch._utils._rebuild_tensor_v2, torch.ones(1, dtype=torch.complex64).storage(), 0, (1,), (1,), False, OrderedDict(), {"conj": True}),
-})
+}, instead={"stream": stream})
 
 # Tensors that are no strided run of a storage.
 

@@ -42,12 +42,12 @@ const MEMBERS: [&str; 3] = ["pickle", "tensors", "storages"];
 /// What is wrong with it.
 pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
     let members = Members::read(source)?;
-    let storages = Storages::read(&mut members.input(source, "storages")?)?;
-    let tensors = tensors(&mut members.input(source, "tensors")?)?;
     let mut input = members.input(source, "pickle")?;
     // Ids stand for what the other members say of them.
-    let len = input.left().saturating_add(members.input(source, "tensors")?.left());
+    let len = input.left().saturating_add(members.get("tensors")?.1);
     limits.check("the length of the pickle,", len, limits.max_value_len)?;
+    let storages = Storages::read(&mut members.input(source, "storages")?)?;
+    let tensors = tensors(&mut members.input(source, "tensors")?)?;
     let (mut graph, root) = pickle::read(&mut input)?;
     at_its_end(&input, "pickle")?;
     let root = resolve(&mut graph, root, &tensors, &storages)?;
