@@ -245,7 +245,7 @@ fn files_are_recognised_by_their_first_bytes() {
     for file in oracle().keys() {
         let bytes = bytes_of_file(file);
         let kind = foreign::recognise(&bytes[..bytes.len().min(512)]);
-        assert!(matches!(kind, Some(Kind::Torch | Kind::Zip)), "{file}: {kind:?}");
+        assert!(matches!(kind, Some(Kind::Torch | Kind::Zip | Kind::Tar)), "{file}: {kind:?}");
     }
 }
 
@@ -302,6 +302,7 @@ fn aligned_records_are_used_where_they_lie() {
         "deflated.pt",
         "restored.pt",
         "big_endian.pt",
+        "big_endian_new.pt",
         "version_first.pt",
         "version_last.pt",
         "old_version.pt",
@@ -434,4 +435,55 @@ fn arrays_lie_in_the_same_storages_however_the_pickle_has_them() {
     let (_a, from_2) = converted(&data("batch_2.pt"));
     let (_b, from_4) = converted(&data("batch_4.pt"));
     assert!(std::fs::read(from_2).unwrap() == std::fs::read(from_4).unwrap());
+}
+
+#[test]
+fn every_truncation_of_a_tar_archive_is_an_error() {
+    let whole = bytes_of_file("tar_pax.pt");
+    let used = whole.iter().rposition(|&byte| byte != 0).unwrap();
+    for len in 0..=used {
+        assert!(Checkpoint::from_bytes(&whole[..len]).is_err(), "cut to {len}");
+    }
+}
+
+#[test]
+fn changed_bytes_of_a_tar_archive_never_panic() {
+    let whole = bytes_of_file("tar_views.pt");
+    let mut random = common::Random::new(7);
+    for _ in 0..4000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random.below(2) {
+            let at = random.below(bytes.len());
+            bytes[at] = random.next() as u8;
+        }
+        if let Ok(checkpoint) = Checkpoint::from_bytes(&bytes) {
+            common::touch_everything(&checkpoint);
+        }
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_an_archive_goes_unnoticed() {
+    for file in ["tied.pt", "restored.pt", "big_endian.pt", "deflated.pt"] {
+        let whole = bytes_of_file(file);
+        let before = Checkpoint::from_bytes(&whole).unwrap();
+        let (document, content) = (before.document().unwrap(), contents(&before));
+        let mut noticed = 0;
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            let Ok(after) = Checkpoint::from_bytes(&bytes) else {
+                noticed += 1;
+                continue;
+            };
+            if after.tensors().any(|t| t.and_then(|t| t.bytes().map(drop)).is_err()) {
+                noticed += 1;
+                continue;
+            }
+            // What means nothing, such as the time of a record, may change; nothing else.
+            assert_eq!(after.document().unwrap(), document, "{file}: byte {at}");
+            assert!(contents(&after) == content, "{file}: byte {at}");
+        }
+        assert!(noticed > whole.len() / 4, "{file}: {noticed}");
+    }
 }

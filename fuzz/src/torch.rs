@@ -96,9 +96,11 @@ fn check(data: &[u8]) -> Outcome {
             CHECKS.iter().for_each(|check| check(&opened));
         } else {
             let mut builder = Builder::new();
-            let copied = builder.checkpoint(&opened).and_then(|builder| builder.to_vec());
-            let e = copied.expect_err("what is damaged was copied");
-            assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Malformed), "{e}");
+            // What is damaged may be a record that holds no tensor: then all that there is to copy is whole.
+            match builder.checkpoint(&opened).and_then(|builder| builder.to_vec()) {
+                Ok(_) => assert!(report.damaged.is_empty(), "what is damaged was copied"),
+                Err(e) => assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Malformed), "{e}"),
+            }
         }
         if is_chosen(data) {
             open::other_ways(data, outcome);

@@ -85,6 +85,8 @@ pub enum Kind {
     Torch,
     /// A ZIP archive that its first entry does not tell: a PyTorch checkpoint, a `.npz`, or something else.
     Zip,
+    /// A tar archive that its first entry does not tell: a PyTorch checkpoint from before 0.1.10, or something else.
+    Tar,
 }
 
 impl Kind {
@@ -97,6 +99,7 @@ impl Kind {
             Kind::Npz => "npz",
             Kind::Torch => "torch",
             Kind::Zip => "zip",
+            Kind::Tar => "tar",
         }
     }
 }
@@ -125,6 +128,14 @@ pub fn recognise(start: &[u8]) -> Option<Kind> {
     }
     if start.starts_with(b"PK\x03\x04") {
         return Some(zip_kind(start));
+    }
+    #[cfg(feature = "torch")]
+    if let Some(first) = torch::first_member(start) {
+        return match first {
+            torch::First::Torch => Some(Kind::Torch),
+            torch::First::Extensions => Some(Kind::Tar),
+            torch::First::Other => None,
+        };
     }
     diagnosis::is_safetensors(start).then_some(Kind::Safetensors)
 }
@@ -171,6 +182,8 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
         {
             torch::read_index(start, source, limits).map(Some)
         }
+        #[cfg(feature = "torch")]
+        Some(Kind::Tar) if torch::is_tar(source) => torch::read_index(start, source, limits).map(Some),
         _ => {
             let _ = (source, limits);
             Ok(None)

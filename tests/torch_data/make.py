@@ -45,9 +45,9 @@ DTYPES = {
     "float8_e5m2fnuz": "f8_e5m2fnuz", "float8_e8m0fnu": "f8_e8m0fnu", "float4_e2m1fn_x2": "f4_e2m1fn_x2",
     # Of these the document must say which they are.
     "qint8": "i8", "quint8": "u8", "qint32": "i32", "bits8": "u8", "bits16": "u16", "bits1x8": "u8",
-    "bits2x4": "u8", "bits4x2": "u8",
+    "bits2x4": "u8", "bits4x2": "u8", "quint4x2": "u8", "quint2x4": "u8",
 }
-UNNAMED = {"qint8", "quint8", "qint32", "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2"}
+UNNAMED = {"qint8", "quint8", "qint32", "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "quint4x2", "quint2x4"}
 NUMPY = {
     "b1": "bool", "i1": "i8", "i2": "i16", "i4": "i32", "i8": "i64", "u1": "u8", "u2": "u16", "u4": "u32", "u8": "u64",
     "f2": "f16", "f4": "f32", "f8": "f64", "c8": "c64", "c16": "c128",
@@ -128,15 +128,16 @@ def base_attributes(tensor):
         attributes["conj"] = True
     if tensor.is_neg():
         attributes["neg"] = True
-    if str(tensor.device) != "cpu":
-        attributes["location"] = str(tensor.device)
+    if location != "cpu":
+        attributes["location"] = location
     return attributes
 
 
 def is_simple(tensor):
     """Whether a tensor is rebuilt from a storage, and so is a tensor in the document."""
     wrapper = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and type(tensor) is not torch.Tensor
-    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and not (
+    packed = tensor.dtype in (torch.quint4x2, torch.quint2x4)
+    return tensor.layout == torch.strided and not packed and not tensor.is_nested and not tensor.is_meta and not (
         wrapper and tensor.data_ptr() == 0)
 
 
@@ -187,8 +188,8 @@ class Within:
 class Described:
     """Descriptions of values, each made once and known by the value's identity."""
 
-    def __init__(self, protocol):
-        self.protocol = protocol
+    def __init__(self, protocol, layout):
+        self.protocol, self.layout = protocol, layout
         self.made, self.counts, self.numbers, self.groups = {}, {}, {}, {}
         self.kept, self.silent, self.parts = [], set(), {}
 
@@ -211,8 +212,8 @@ class Described:
 
     def render(self, value, path):
         described = self.of(value)
-        # Persistent ids are never memoised, so a storage is never the same one twice.
-        once = isinstance(value, (torch.UntypedStorage, torch.TypedStorage))
+        # Persistent ids are never memoised, so a storage is never the same one twice, unless the archive has a list of them.
+        once = isinstance(value, (torch.UntypedStorage, torch.TypedStorage)) and self.layout != "tar"
         if described.short or once or self.counts[id(value)] < 2:
             return self.bare(described, path)
         if id(value) in self.numbers:
@@ -402,6 +403,8 @@ class Described:
                 parts = ["ccol_indices", "row_indices", "values", "size"]
             self.parts[id(args[1])] = parts
             return ["layout", ""]
+        if call is torch._utils._rebuild_qtensor:
+            return ["storage", "offset", "size", "stride", "quantizer", "requires_grad", "hooks"]
         if call is torch._utils._rebuild_nested_tensor:
             return ["buffer", "sizes", "strides", "offsets"]
         if call is torch._tensor._rebuild_from_type_v2:
@@ -414,11 +417,13 @@ class Described:
 
 oracle = {}
 roots = []
+# Where the storages were when they were saved; PyTorch gives them where it is told to.
+location = "cpu"
 
 
 def describe(name, value, protocol, layout, **facts):
     roots[:] = [tensor.untyped_storage() for key, tensor in value.items() if key in ("whole", "ints")] if name.endswith("views.pt") else []
-    document = Described(protocol).document(value)
+    document = Described(protocol, layout).document(value)
     oracle[name] = {"layout": layout, **facts, "document": document}
 
 
@@ -517,6 +522,12 @@ case("quantised.pt", {
 })
 
 
+case("packed.pt", {
+    str(dtype): torch.quantize_per_channel(torch.ones(2, 4), torch.tensor([0.5, 0.25]), torch.zeros(2), 0, dtype)
+    for dtype in (torch.quint4x2, torch.quint2x4)
+})
+
+
 def _hook(grad):
     return grad
 
@@ -532,12 +543,17 @@ class Rebuilt:
 
 
 hooked = torch.ones(2)
+# What a storage is in a pickle that PyTorch had no hand in: a whole older file, as bytes. It stays what would be called.
+within = io.BytesIO()
+torch.save(hooked.storage(), within, _use_new_zipfile_serialization=False)
+stream = Rebuilt(torch.storage._load_from_bytes, within.getvalue())
 case("hooks.pt", {
+    "stream": stream,
     "hooks": Rebuilt(torch._utils._rebuild_tensor_v2, hooked.storage(), 0, (2,), (1,), True, OrderedDict({0: _hook})),
     "oldest": Rebuilt(torch._utils._rebuild_tensor, hooked.storage(), 1, (1,), (1,)),
     "metadata": Rebuilt(
         torch._utils._rebuild_tensor_v2, torch.ones(1, dtype=torch.complex64).storage(), 0, (1,), (1,), False, OrderedDict(), {"conj": True}),
-})
+}, instead={"stream": stream})
 
 # Tensors that are no strided run of a storage.
 
@@ -684,8 +700,9 @@ objects = {
     "factory": defaultdict(int, a=1), "simple": types.SimpleNamespace(a=1), "range": range(1, 9, 2), "slice": slice(1, None, 2),
     "partial": functools.partial(_hook, 1), "keyword": Keyword(1, b=torch.ones(1)), "deque": collections.deque([1, 2], 5),
 }
-for protocol in (2, 3, 4, 5):
-    case(f"objects_{protocol}.pt", objects, pickle_protocol=protocol)
+for protocol in (1, 2, 3, 4, 5):
+    # Before protocol 2, objects with slots cannot be pickled.
+    case(f"objects_{protocol}.pt", {key: value for key, value in objects.items() if protocol > 1 or key != "slots"}, pickle_protocol=protocol)
 
 shared = [1, "x"]
 itself = ["head"]
@@ -776,6 +793,11 @@ torch.manual_seed(0)
 mlp, two_of_one = MLPClassifier(), TiedModel()
 case("module.pth", mlp)
 case("tied_module.pth", two_of_one)
+with mock.patch("torch.serialization.location_tag", lambda storage: "cuda:0"):
+    (HERE / "cuda.pth").write_bytes(saved(mlp))
+location = "cuda:0"
+describe("cuda.pth", torch.load(HERE / "cuda.pth", map_location="cpu", weights_only=False), 2, "zip", crc=True)
+location = "cpu"
 case("state_dict.pt", mlp.state_dict())
 optimiser = torch.optim.Adam(mlp.parameters(), lr=0.01)
 optimiser.zero_grad()
@@ -841,10 +863,20 @@ keep("big_endian.pt", zipped(big))
 oracle["big_endian.pt"]["same_as"] = "restored.pt"
 assert all(torch.equal(load(HERE / "big_endian.pt")[key], rich[key]) for key in "wuhdb")
 
+# What has no class of storages of its own was written in the machine's order too, but is not swapped by PyTorch.
+wide = {"u": torch.tensor([1, 0x1234], dtype=torch.uint16), "q": raw(torch.uint64, 2), "c": raw(torch.complex32), "f": raw(torch.float8_e5m2), "bytes": raw(torch.uint8).untyped_storage()}
+big = []
+for name, data in records(saved(wide)):
+    key = name.rsplit("/", 1)[1]
+    size = {"0": 2, "1": 8, "2": 2, "3": 1, "4": 1}.get(key, 1) if "/data/" in name else 1
+    big.append((name, b"big" if key == "byteorder" else b"".join(data[i:i + size][::-1] for i in range(0, len(data), size))))
+keep("big_endian_new.pt", zipped(big), instead=wide)
+
 # Before 1.6.
 
 case("legacy.pt", {**rich, "same": rich["w"], "t": rich["w"].t(), "row": rich["w"][1], "scalar": torch.tensor(1.0), "parameter": nn.Parameter(torch.ones(2))},
      _use_new_zipfile_serialization=False)
+case("legacy_1.pt", {"w": ramp(3), "list": [1, 1 << 40, 1.5, "x"], "objects": Config(names=[1])}, _use_new_zipfile_serialization=False, pickle_protocol=1)
 case("legacy_4.pt", {"w": ramp(3), "array": np.arange(1500, dtype="<f4"), "objects": Config(names=[1])}, _use_new_zipfile_serialization=False, pickle_protocol=4)
 with mock.patch("torch.serialization.get_source_lines_and_file", lambda cls: (["class " + cls.__name__ + ":\n"], 1, "model.py")):
     case("legacy_module.pth", two_of_one, _use_new_zipfile_serialization=False)
@@ -857,9 +889,16 @@ class Stored:
         self.pid = pid
 
 
+class Known:
+    """An object by its id."""
+
+    def __init__(self, *pid):
+        self.pid = pid[0] if len(pid) == 1 else pid
+
+
 class WithIds(pickle._Pickler):
     def persistent_id(self, value):
-        return value.pid if isinstance(value, Stored) else None
+        return value.pid if isinstance(value, (Stored, Known)) else None
 
 
 def pickled(value, protocol=2):
@@ -888,6 +927,42 @@ keep("legacy_views.pt", legacy({
     "storage": Stored("storage", torch.FloatStorage, "100", "cpu", 10, ("300", 8, 2)),
     "ints": viewed(Stored("storage", torch.LongStorage, "101", "cpu", 3, None), 2, (1,), (1,)),
 }, [("100", 10, floats), ("101", 3, ints)]), layout="legacy", crc=False)
+
+# Before 0.1.10.
+
+
+def old_tar(name, value, storages, views, tensors, pax=False, sys_info=True):
+    """Storages as id, class, count and bytes; views as id, id, first and count; tensors as id, storage's id, shape, strides and offset."""
+    stored = [pickled(len(storages))]
+    stored += [pickled((key, "cpu", cls)) + struct.pack("<q", count) + data for key, cls, count, data in storages]
+    described = [pickled(len(tensors))]
+    for key, storage, shape, strides, offset in tensors:
+        rank = len(shape)
+        described.append(pickled((key, storage, torch.FloatTensor)) + struct.pack(f"<ii{2 * rank + 1}q", rank, 0, *shape, *strides, offset))
+    members = [("pickle", pickled(value)), ("tensors", b"".join(described)), ("storages", b"".join(stored) + pickled(views))]
+    if sys_info:
+        members.insert(0, ("sys_info", pickled({"protocol_version": 1000, "little_endian": True})))
+    with tarfile.open(HERE / name, "w", format=tarfile.PAX_FORMAT) as archive:
+        for member, data in members:
+            entry = tarfile.TarInfo(member)
+            # A time that is no whole number takes a header of its own, as they nearly all had.
+            entry.size, entry.mtime = len(data), 1484000000.25 if pax else 0
+            archive.addfile(entry, io.BytesIO(data))
+
+
+tar_parts = dict(
+    storages=[(11, torch.FloatStorage, 10, floats), (12, torch.LongStorage, 3, ints)],
+    views=[(21, 11, 4, 3)],
+    tensors=[(31, 11, (2, 5), (5, 1), 0), (32, 11, (5, 2), (1, 5), 0), (33, 21, (2,), (1,), 1), (34, 12, (2,), (1,), 1), (35, 11, (), (), 9)],
+)
+old_tar("tar_views.pt", {
+    "whole": Known("31"), "same": Known("31"), "transposed": Known("32"), "part": Known("33"), "ints": Known("34"), "scalar": Known("35"),
+    "storage": Known("11"), "view": Known("21"), "same_view": Known("21"), "text": "x", "numbers": [1.5] * 70,
+    "class": Known(TiedModel, "model.py", "class TiedModel:\n"),
+}, **tar_parts)
+describe("tar_views.pt", load(HERE / "tar_views.pt"), 2, "tar", crc=False)
+old_tar("tar_pax.pt", OrderedDict([("w", Known("31"))]), pax=True, sys_info=False, **tar_parts)
+describe("tar_pax.pt", load(HERE / "tar_pax.pt"), 2, "tar", crc=False)
 
 # TorchScript. Its records of source positions name the machine's folders, so they are left out.
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! archive   the directory of the ZIP, read strictly         legacy   files from before version 1.6
+//!                                                           tar      files from before version 0.1.10
 //! pickle    a machine that executes nothing: a graph
 //! rebuild   what the graph means: document, tensors, storages
 //! made      bytes in another form than the file has them
@@ -21,6 +22,7 @@ mod pickle;
 mod rebuild;
 mod records;
 mod scan;
+mod tar;
 mod verdicts;
 pub mod vocabulary;
 mod zip;
@@ -36,6 +38,7 @@ pub(crate) use records::is_cut_off;
 #[cfg(feature = "fs")]
 pub use scan::globals;
 pub use scan::{Scan, ScannedGlobal, scan};
+pub(crate) use tar::{First, first_member, is_torch as is_tar};
 pub use verdicts::Verdict;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -53,9 +56,12 @@ fn wrong(message: impl Into<String>) -> Error {
 /// # Errors
 /// What is wrong with it, or which variant it is that is not read; and first, what its pickle names that can run code.
 pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
-    let index = match super::is_torch_legacy(start) {
-        true => legacy::read_index(source, limits),
-        false => zip::read_index(source, limits),
+    let index = if super::is_torch_legacy(start) {
+        legacy::read_index(source, limits)
+    } else if first_member(start).is_some() {
+        tar::read_index(source, limits)
+    } else {
+        zip::read_index(source, limits)
     };
     index.map_err(|e| scan::with_warning(records::name_damaged(e, source), source, limits))
 }
@@ -63,10 +69,7 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
 /// Reads a checkpoint strictly, to the last byte of every record.
 #[cfg(feature = "fs")]
 pub(crate) fn check(source: &dyn ReadAt) -> Result<()> {
-    let mut start = [0; 64];
-    let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
-    let start = start.get_mut(..crate::format::len_usize(len.min(64)).unwrap_or_default()).unwrap_or_default();
-    source.read_exact_at(start, 0).map_err(|e| Error::io("cannot read", e))?;
-    read_index(start, source, &Limits::NONE)?;
-    if super::is_torch_legacy(start) { Ok(()) } else { records::check_all(source) }
+    let start = crate::read::read_start(source)?;
+    read_index(&start, source, &Limits::NONE)?;
+    if start.starts_with(b"PK") { records::check_all(source) } else { Ok(()) }
 }

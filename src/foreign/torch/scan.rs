@@ -111,6 +111,12 @@ pub fn scan(source: &dyn ReadAt, limits: &Limits) -> Result<Scan> {
         scanner.legacy(source)?;
     } else if start.starts_with(b"PK") {
         scanner.archive(source, limits)?;
+    } else if super::tar::is_torch(source) {
+        let broken = super::tar::look(source, &mut |graph| scanner.take(graph)).err();
+        if let Some(e) = broken.as_ref().filter(|e| e.kind() == ErrorKind::Io) {
+            return Err(Error::new(e.kind(), e.reason()));
+        }
+        scanner.scan.broken = broken;
     } else {
         return Err(crate::format::diagnosis::not_dolmen(&start));
     }

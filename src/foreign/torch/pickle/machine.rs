@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::memo::Memo;
-use super::{Call, Graph, How, INLINE_LEN, Items, Name, NamedGlobal, Node, Payload, Ref, text};
+use super::{Call, Graph, How, INLINE_LEN, Items, Node, Payload, Ref, text};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::{len_u64, len_usize};
 
@@ -347,10 +347,7 @@ impl Machine<'_, '_> {
             _ => 0,
         };
         self.hold(within.saturating_add(size_of::<Node>()));
-        let number = u32::try_from(self.graph.nodes.len());
-        let number = number.map_err(|_| Error::new(ErrorKind::Limit, "the pickle has 2^32 objects or more"))?;
-        self.graph.nodes.push(node);
-        Ok(Ref::Node(number))
+        self.graph.push(node)
     }
 
     fn push(&mut self, node: Node) -> Result<()> {
@@ -517,24 +514,17 @@ impl Machine<'_, '_> {
         }
         let (module, name) =
             if self.graph.protocol < 3 { super::python2::renamed(module, name) } else { (module, name) };
-        let name = Name { module: module.into(), name: name.into() };
-        if let Some(&number) = self.graph.by_name.get(&name) {
-            let known = len_usize(number.into()).and_then(|number| self.graph.globals.get(number));
-            return known.map(|known| Ref::Node(known.node)).ok_or_else(|| wrong("a class is lost"));
-        }
-        let number = u32::try_from(self.graph.globals.len()).map_err(|_| wrong("there are too many classes"))?;
-        let value = self.node(Node::Global(number))?;
-        let Ref::Node(node) = value else { return Ok(value) };
-        // The name is there twice, in a map and in a list, each of which takes as much again for itself.
-        self.hold(
-            name.module
+        let known = self.graph.globals.len();
+        let value = self.graph.named(module, name)?;
+        if self.graph.globals.len() > known {
+            // The name is there twice, in a map and in a list, each of which takes as much again for itself.
+            let twice = module
                 .len()
-                .saturating_add(name.name.len())
-                .saturating_add(size_of::<NamedGlobal>())
-                .saturating_mul(4),
-        );
-        self.graph.by_name.insert(name.clone(), number);
-        self.graph.globals.push(NamedGlobal { name, node, called: false });
+                .saturating_add(name.len())
+                .saturating_add(size_of::<super::NamedGlobal>())
+                .saturating_mul(4);
+            self.hold(twice.saturating_add(size_of::<Node>()));
+        }
         Ok(value)
     }
 

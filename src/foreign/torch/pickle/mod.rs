@@ -19,6 +19,7 @@ pub(super) use machine::read;
 
 use std::collections::HashMap;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::len_usize;
 
 /// Texts and bytes as long as this, or longer, are not read into the graph.
@@ -160,6 +161,14 @@ pub(super) struct NamedGlobal {
     pub(super) called: bool,
 }
 
+/// Calls `change` for both parts of each pair.
+fn pairs(entries: &mut [(Ref, Ref)], change: &impl Fn(&mut Ref)) {
+    for (key, value) in entries {
+        change(key);
+        change(value);
+    }
+}
+
 impl Graph {
     pub(super) fn node(&self, node: u32) -> Option<&Node> {
         len_usize(node.into()).and_then(|node| self.nodes.get(node))
@@ -178,6 +187,65 @@ impl Graph {
 
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Adds a node.
+    pub(super) fn push(&mut self, node: Node) -> Result<Ref> {
+        let number = u32::try_from(self.nodes.len());
+        let number = number.map_err(|_| Error::new(ErrorKind::Limit, "the pickle has 2^32 objects or more"))?;
+        self.nodes.push(node);
+        Ok(Ref::Node(number))
+    }
+
+    /// The class or function of a name.
+    pub(super) fn named(&mut self, module: &str, name: &str) -> Result<Ref> {
+        let name = Name { module: module.into(), name: name.into() };
+        let known = self.by_name.get(&name).and_then(|&number| self.globals.get(len_usize(number.into())?));
+        if let Some(known) = known {
+            return Ok(Ref::Node(known.node));
+        }
+        let number = u32::try_from(self.globals.len());
+        let number = number.map_err(|_| Error::new(ErrorKind::Limit, "the pickle has too many classes"))?;
+        let value = self.push(Node::Global(number))?;
+        if let Ref::Node(node) = value {
+            self.by_name.insert(name.clone(), number);
+            self.globals.push(NamedGlobal { name, node, called: false });
+        }
+        Ok(value)
+    }
+
+    /// Calls `change` for every reference from one node to another.
+    pub(super) fn change_references(&mut self, change: impl Fn(&mut Ref)) {
+        for node in &mut self.nodes {
+            match node {
+                Node::List(Items::Refs(items)) | Node::Set(items) => items.iter_mut().for_each(&change),
+                Node::Tuple(items) | Node::FrozenSet(items) => items.iter_mut().for_each(&change),
+                Node::Dict(entries) => pairs(entries, &change),
+                Node::Call(call) => {
+                    change(&mut call.callable);
+                    change(&mut call.args);
+                    if let How::NewWith(kwargs) = &mut call.how {
+                        change(kwargs);
+                    }
+                    call.state.iter_mut().for_each(&change);
+                    call.items.iter_mut().for_each(&change);
+                    pairs(&mut call.entries, &change);
+                }
+                Node::Persistent(id) => change(id),
+                Node::Integer(_)
+                | Node::Text(_)
+                | Node::LongText(_)
+                | Node::OldText(_)
+                | Node::LongOldText(_)
+                | Node::Bytes(_)
+                | Node::LongBytes(_)
+                | Node::ByteArray(_)
+                | Node::LongByteArray(_)
+                | Node::List(Items::Floats(_))
+                | Node::Global(_)
+                | Node::Extension(_) => {}
+            }
+        }
     }
 
     /// The name of a global.

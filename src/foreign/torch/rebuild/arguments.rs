@@ -32,10 +32,16 @@ pub(super) fn of(graph: &Graph, function: Ref, args: &[Ref]) -> Vec<Argument> {
             let parts = args.first().map_or(Parts::Counted, |&layout| sparse(graph, layout));
             vec![named("layout"), Argument { name: "", parts }]
         }
+        // Understood as a tensor, unless several elements are packed into a byte.
+        ("torch._utils", "_rebuild_qtensor") => {
+            ["storage", "offset", "size", "stride", "quantizer", "requires_grad", "hooks"].map(named).into()
+        }
         ("torch._utils", "_rebuild_nested_tensor") => ["buffer", "sizes", "strides", "offsets"].map(named).into(),
         ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
             ["", "requires_grad", "hooks", "state"].map(named).into()
         }
+        // Before 0.4, parameters were their class, called with a tensor.
+        ("torch.nn.parameter", "Parameter") | ("torch.autograd.variable", "Variable") => vec![named("")],
         ("torch._tensor", "_rebuild_from_type_v2") => {
             let parts = args.first().map_or(Parts::Counted, |&function| Parts::ArgumentsOf(function));
             vec![named("function"), named("type"), Argument { name: "", parts }, named("state")]

@@ -426,7 +426,8 @@ impl<'g, 'c> Document<'g, 'c> {
         let strides = strides.clone().filter(|strides| !layout::strides_are_contiguous(shape, strides));
         let (storage, start) = match &tensor.data {
             Data::Storage(id) => {
-                let number = self.storages.of_id(id).map_err(|e| self.with_path(e))?;
+                let part = u64::from(super::numpy::component_size(*dtype));
+                let number = self.storages.of_id(id, part).map_err(|e| self.with_path(e))?;
                 let start = self.start_in(id, tensor, strides.as_deref(), self.storages.len_of(number));
                 (number, start.map_err(|e| self.with_path(e))?)
             }

@@ -88,8 +88,9 @@ fn array<'g>(graph: &'g Graph, dtype: Ref, shape: Vec<u64>, data: Blob<'g>) -> O
 }
 
 /// How long what has a byte order is: the parts of a complex number have one each.
-fn component_size(dtype: DType) -> u32 {
+pub(super) fn component_size(dtype: DType) -> u32 {
     match dtype {
+        DType::C32 => 2,
         DType::C64 => 4,
         DType::C128 => 8,
         dtype => dtype.bits().div_euclid(8),

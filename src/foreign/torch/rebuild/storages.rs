@@ -112,17 +112,29 @@ impl<'c> Storages<'c> {
         self.planned.len().saturating_sub(1)
     }
 
-    /// The number of the storage that a persistent id means.
-    pub(super) fn of_id(&mut self, id: &StorageId<'_>) -> Result<usize> {
+    /// The number of the storage that a persistent id means, for a tensor whose numbers have parts of so many bytes.
+    pub(super) fn of_id(&mut self, id: &StorageId<'_>, part: u64) -> Result<usize> {
         let wrong = |message: String| Error::new(ErrorKind::Malformed, message);
         let byte_len = id
             .byte_len()
             .ok_or_else(|| wrong(format!("storage {} of {} elements overflows", quoted(id.key), id.element_count)))?;
         let class = id.dtype.map_or("", |dtype| dtype.name);
+        // A storage of mere bytes has numbers in the machine's order too: only the tensor says how long they are. PyTorch itself does
+        // not put those right on a machine of another order.
+        let part = id.dtype.map_or(part, TorchDType::component_len);
+        let swap = u8::try_from(part).ok().filter(|&part| part > 1 && self.container.is_big_endian());
         if let Some(&(number, len, known)) = self.by_key.get(id.key) {
             if (len, known) != (byte_len, class) {
                 let message = format!("storage {} is spoken of as two: of another length or dtype", quoted(id.key));
                 return Err(wrong(message));
+            }
+            let swapped = match self.planned.get(number) {
+                Some(Planned::Found { swap, .. }) => *swap,
+                _ => None,
+            };
+            if swapped != swap {
+                let message = format!("storage {} is big-endian, and holds numbers of different sizes", quoted(id.key));
+                return Err(Error::new(ErrorKind::UnsupportedVersion, message));
             }
             return Ok(number);
         }
@@ -130,8 +142,6 @@ impl<'c> Storages<'c> {
             let message = format!("storage {} of {byte_len} bytes is not in the file", quoted(id.key));
             return Err(wrong(message).with_advice(crate::format::header::TRUNCATED_ADVICE));
         };
-        let part = id.dtype.map_or(1, TorchDType::component_len);
-        let swap = u8::try_from(part).ok().filter(|&part| part > 1 && self.container.is_big_endian());
         let copy = match found {
             Found::InFile { offset, .. } => offset.checked_rem(id.alignment()).is_none_or(|rest| rest != 0),
             Found::Record(_) => true,
