@@ -304,6 +304,10 @@ fn arrays_come_back_in_their_order_and_byte_order() {
     let storage = b.storage_of("short").unwrap();
     b.view("column_major", storage, View::new(DType::I32, [3, 2]).unwrap().strides([1, 3]).unwrap()).unwrap();
     b.view("swapped", storage, View::new(DType::I32, [2, 3]).unwrap()).unwrap();
+    let bytes: Vec<u8> = (0..24).collect();
+    b.tensor("cube", (&bytes, [2, 3, 4])).unwrap();
+    let cube = b.storage_of("cube").unwrap();
+    b.view("permuted", cube, View::new(DType::U8, [3, 4, 2]).unwrap().strides([4, 1, 12]).unwrap()).unwrap();
     b.tensor("scalar", (&[2.5f32], ())).unwrap();
     b.tensor("empty", TensorData::raw(DType::U8, [0, 2], vec![]).unwrap()).unwrap();
     let array = |name: &str| held(name, &[("as", "array".into())]);
@@ -315,6 +319,7 @@ fn arrays_come_back_in_their_order_and_byte_order() {
             held("swapped", &[("as", "array".into()), ("byte_order", "big".into())]),
             held("scalar", &[("as", "scalar".into())]),
             array("empty"),
+            array("permuted"),
         ]
         .into_iter()
         .map(Value::from)
@@ -330,6 +335,9 @@ fn arrays_come_back_in_their_order_and_byte_order() {
     assert_eq!(column_major.to_vec::<i32>().unwrap(), [1, -4, -2, 5, 3, -6]);
     assert_eq!(read.tensor("3").unwrap().to_vec::<i32>().unwrap(), [1, -2, 3, -4, 5, -6]);
     assert_eq!(read.tensor("4").unwrap().to_vec::<f32>().unwrap(), [2.5]);
+    let permuted = read.tensor("6").unwrap();
+    assert_eq!((permuted.shape(), &*permuted.strides()), (&[3, 4, 2][..], &[4, 1, 12][..]));
+    assert_eq!(permuted.storage_bytes().unwrap()[permuted.start() as usize..][..24], bytes);
     let kept = read.document().unwrap().unwrap();
     assert_eq!(kept.as_slice().unwrap()[3].as_tensor().unwrap().attributes["byte_order"], "big".into());
     let first = dolmen(&read);

@@ -369,8 +369,10 @@ impl<'d> Pickler<'_, 'd> {
 
     /// `_reconstruct(ndarray, (0,), b'b')`, and its state.
     fn array(&mut self, reference: &'d TensorRef, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
-        if is_big_endian(reference) && tensor.dtype().bits() > 8 {
-            return self.big_endian_array(tensor, number);
+        let order = Order::of(tensor);
+        let is_big = is_big_endian(reference) && tensor.dtype().bits() > 8;
+        if is_big || matches!(order, Order::Permuted { .. }) {
+            return self.array_over_buffer(tensor, &order, is_big, number);
         }
         // The modules have moved since; under these names every version of NumPy knows them.
         self.ops.global("numpy.core.multiarray", "_reconstruct")?;
@@ -384,30 +386,44 @@ impl<'d> Pickler<'_, 'd> {
         self.ops.tuple(3)?;
         self.ops.op(REDUCE)?;
         self.remember(number)?;
-        let is_fortran = is_fortran(tensor);
         self.ops.op(MARK)?;
         self.ops.int(1)?;
         self.naturals(tensor.shape())?;
         self.numpy_dtype(tensor.dtype(), false)?;
-        self.ops.bool(is_fortran)?;
-        self.numpy_bytes(tensor, false, !is_fortran)?;
+        self.ops.bool(matches!(order, Order::ColumnMajor))?;
+        self.numpy_bytes(tensor, false, matches!(order, Order::RowMajor))?;
         self.ops.tuple_of_mark()?;
         self.ops.op(BUILD)
     }
 
-    /// `_frombuffer(bytearray, dtype, shape, order)`: the function that leaves the byte order as it is.
-    fn big_endian_array(&mut self, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
-        let is_fortran = is_fortran(tensor);
+    /// `_frombuffer(bytearray, dtype, shape, order[, axes])`: the function that leaves the byte order as it is, and takes axes in any order.
+    fn array_over_buffer(
+        &mut self,
+        tensor: &TensorView<'_>,
+        order: &Order,
+        is_big: bool,
+        number: Option<usize>,
+    ) -> Result<()> {
         self.ops.global("numpy.core.numeric", "_frombuffer")?;
         self.ops.op(MARK)?;
         // What is made over mutable bytes can be written to.
         self.ops.global("builtins", "bytearray")?;
-        self.numpy_bytes(tensor, true, !is_fortran)?;
+        self.numpy_bytes(tensor, is_big, matches!(order, Order::RowMajor))?;
         self.ops.tuple(1)?;
         self.ops.op(REDUCE)?;
-        self.numpy_dtype(tensor.dtype(), true)?;
-        self.naturals(tensor.shape())?;
-        self.ops.text(if is_fortran { "F" } else { "C" })?;
+        self.numpy_dtype(tensor.dtype(), is_big)?;
+        match order {
+            Order::Permuted { shape, .. } => self.naturals(shape)?,
+            _ => self.naturals(tensor.shape())?,
+        }
+        self.ops.text(match order {
+            Order::RowMajor => "C",
+            Order::ColumnMajor => "F",
+            Order::Permuted { .. } => "K",
+        })?;
+        if let Order::Permuted { axes, .. } = order {
+            self.naturals(axes)?;
+        }
         self.ops.tuple_of_mark()?;
         self.ops.op(REDUCE)?;
         self.remember(number)
@@ -491,11 +507,44 @@ fn is_big_endian(reference: &TensorRef) -> bool {
     attribute(reference, vocabulary::BYTE_ORDER).and_then(Value::as_str) == Some(vocabulary::BIG)
 }
 
-/// Whether strides are those of column-major order, and not those of row-major order too.
-fn is_fortran(tensor: &TensorView<'_>) -> bool {
-    let reversed: Vec<u64> = tensor.shape().iter().rev().copied().collect();
-    let strides: Vec<u64> = tensor.strides().iter().rev().copied().collect();
-    !tensor.is_contiguous() && layout::strides_are_contiguous(&reversed, &strides)
+/// In which order an array's elements lie.
+enum Order {
+    /// That of rows; or none that NumPy has a word for: then they are written in that of rows.
+    RowMajor,
+    ColumnMajor,
+    /// Row-major with the axes in another order: the lengths of the axes as they lie, and for each axis of the array which of those it is.
+    Permuted {
+        shape: Vec<u64>,
+        axes: Vec<u64>,
+    },
+}
+
+impl Order {
+    fn of(tensor: &TensorView<'_>) -> Order {
+        let (shape, strides) = (tensor.shape(), tensor.strides());
+        if tensor.is_contiguous() {
+            return Order::RowMajor;
+        }
+        let reversed = |numbers: &[u64]| numbers.iter().rev().copied().collect::<Vec<u64>>();
+        if layout::strides_are_contiguous(&reversed(shape), &reversed(&strides)) {
+            return Order::ColumnMajor;
+        }
+        // As they lie, the axis with the longest stride comes first.
+        let mut lying: Vec<(u64, u64, usize)> =
+            strides.iter().zip(shape).enumerate().map(|(axis, (&stride, &len))| (stride, len, axis)).collect();
+        lying.sort_by_key(|&(stride, _, _)| std::cmp::Reverse(stride));
+        let (lens, steps): (Vec<u64>, Vec<u64>) = lying.iter().map(|&(stride, len, _)| (len, stride)).unzip();
+        if !layout::strides_are_contiguous(&lens, &steps) {
+            return Order::RowMajor;
+        }
+        let mut axes = vec![0; lying.len()];
+        for (place, (_, _, axis)) in (0..).zip(&lying) {
+            if let Some(of) = axes.get_mut(*axis) {
+                *of = place;
+            }
+        }
+        Order::Permuted { shape: lens, axes }
+    }
 }
 
 fn append(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
