@@ -112,6 +112,10 @@ pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &Conv
         return Ok(notes);
     }
     let checkpoint = OpenOptions::new().limits(options.limits).open_on_demand(input)?;
+    #[cfg(feature = "torch")]
+    if super::torch::is_script(&checkpoint) {
+        notes.push("the code of the TorchScript program is left out: its tensors and objects are kept");
+    }
     notes.extend(target.save(&checkpoint, output, options)?);
     Ok(notes)
 }

@@ -66,6 +66,12 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
     index.map_err(|e| scan::with_warning(records::name_damaged(e, source), source, limits))
 }
 
+/// Whether a checkpoint is a program of TorchScript.
+#[cfg(feature = "fs")]
+pub(crate) fn is_script(checkpoint: &crate::Checkpoint) -> bool {
+    checkpoint.format() == "torch" && checkpoint.format_version().contains("torchscript")
+}
+
 /// Reads a checkpoint strictly, to the last byte of every record.
 #[cfg(feature = "fs")]
 pub(crate) fn check(source: &dyn ReadAt) -> Result<()> {
