@@ -150,6 +150,14 @@ impl Error {
         self
     }
 
+    /// Puts words in front of the message.
+    #[must_use]
+    #[cfg(feature = "torch")]
+    pub(crate) fn with_words_before(mut self, words: &str) -> Error {
+        self.0.message.insert_str(0, words);
+        self
+    }
+
     /// Says that the file is one of another format, which may be good.
     #[must_use]
     pub(crate) fn with_other_format(mut self, other_format: bool) -> Error {

@@ -42,12 +42,13 @@
 //! - [`Builder`] gathers tensors and saves them; [`Writer`] writes them as they are produced, in bounded memory.
 //! - [`Value`] is what metadata and the document (the nested object that tensors were part of) are made of.
 //! - [`commit`] makes a file appear whole or not at all; [`SaveOptions`] says how.
-//! - [`foreign`] holds the guests: safetensors is read in place by the same `Checkpoint`, NumPy's files are converted.
+//! - [`foreign`] holds the guests: PyTorch's checkpoints and safetensors are read in place by the same `Checkpoint`, NumPy's archives are
+//!   converted.
 //! - [`Error`] names file, tensor, offset and rule, and says what to do.
 //!
 //! # Features
 //!
-//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, and `cli` (the command) are on by default.
+//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, and `cli` (the command) are on by default.
 //! None of them changes a byte of what is written. Without default features the crate reads and writes bytes in memory, on
 //! `wasm32-unknown-unknown` too.
 //!

@@ -1,104 +1,18 @@
 //! The command as people and scripts see it: exit codes, output, JSON, and what it does to files.
 #![cfg(feature = "cli")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod common;
+
+use std::path::Path;
+use std::process::Stdio;
 
 use bytemuck::{Pod, cast_slice};
 use dolmen::format::value::Dict;
 use dolmen::half::{bf16, f16};
 use dolmen::{Builder, Checkpoint, DType, Element, FileOptions, IntoShape, TensorData, Value, View};
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
 
-/// A directory with files, and the command run in it.
-struct Room(TempDir);
-
-impl Room {
-    fn new() -> Room {
-        Room(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, bytes).unwrap();
-        path
-    }
-
-    fn save(&self, name: &str, builder: &Builder<'_>) -> PathBuf {
-        self.put(name, builder.to_vec().unwrap())
-    }
-
-    fn read(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.path(name)).unwrap()
-    }
-
-    /// All names in the directory: nothing else may be left behind.
-    fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.0.path()).unwrap();
-        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dolmen"));
-        command.current_dir(self.0.path()).stdin(Stdio::null());
-        for variable in ["COLUMNS", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(self.command().args(args).output().unwrap())
-    }
-
-    /// Runs it, and parses what it writes.
-    fn json(&self, code: i32, args: &[&str]) -> Json {
-        let ran = self.run(args);
-        assert_eq!(ran.code, code, "{ran:?}");
-        serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))
-    }
-}
-
-/// What a run came to.
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn of(output: Output) -> Ran {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ran { code: output.status.code().expect("not killed"), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    /// It failed with this code, saying all of this on standard error and nothing on standard output.
-    #[track_caller]
-    fn failed(&self, code: i32, words: &[&str]) {
-        assert_eq!(self.code, code, "{self:?}");
-        assert!(self.err.starts_with("dolmen: "), "{self:?}");
-        assert!(!self.err.contains("panicked"), "{self:?}");
-        for word in words {
-            assert!(self.err.contains(word), "{word:?} in {self:?}");
-        }
-        assert_eq!(self.out, "", "{self:?}");
-    }
-
-    #[track_caller]
-    fn succeeded(&self) -> &str {
-        assert_eq!((self.code, self.err.as_str()), (0, ""), "{self:?}");
-        &self.out
-    }
-}
+use common::command::{Ran, Room};
 
 fn crc_of(bytes: &[u8]) -> String {
     format!("{:08x}", dolmen::format::checksum::crc32(bytes))

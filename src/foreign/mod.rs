@@ -6,12 +6,13 @@
 //! | [`npy`], little-endian | yes | | yes |
 //! | [`npy`], big-endian | | yes | |
 //! | [`npz`] | | yes | yes |
+//! | [`torch`] | yes | | |
 //!
 //! The front door asks `read_index` about every file that is not a Dolmen file; what it finds is opened by
 //! [`Checkpoint`](crate::Checkpoint) like any other. The command calls [`convert()`]. What a format could not hold is told in [`Notes`].
 //!
-//! None of these formats has checksums of its own that a reader could use in place: their data is given as it is
-//! ([`TensorView::is_checksummed`](crate::TensorView::is_checksummed) says `false`). Converting to Dolmen is what protects it.
+//! Of these formats only PyTorch's archives have checksums that a reader can use in place, and not all of those do. The data of others is
+//! given as it is ([`TensorView::is_checksummed`](crate::TensorView::is_checksummed) says `false`). Converting to Dolmen is what protects it.
 #![cfg_attr(
     not(test),
     deny(
@@ -52,18 +53,20 @@ use crate::source::ReadAt;
 /// What begins every `.npy` file.
 pub(crate) const NPY_MAGIC: &[u8] = b"\x93NUMPY";
 
-/// Whether a file begins as PyTorch's checkpoints from before version 1.6 do: with their magic number, pickled by some protocol.
+/// What begins a PyTorch checkpoint from before version 1.6: its magic number, pickled by protocol 2 or later.
+const TORCH_LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// The same by protocol 1.
+const TORCH_LEGACY_DIGITS: &[u8] = b"L119547037146038801333356L\n.";
+
+/// Whether a file begins as a PyTorch checkpoint from before version 1.6.
 fn is_torch_legacy(start: &[u8]) -> bool {
-    const NUMBER: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
-    const DECIMAL: &[u8] = b"L119547037146038801333356L\n.";
-    match start {
-        [0x80, 2 | 3, rest @ ..] => rest.starts_with(NUMBER),
-        // The frame of these protocols: an opcode and a length.
-        [0x80, 4 | 5, rest @ ..] => {
-            rest.starts_with(NUMBER) || rest.get(9..).is_some_and(|rest| rest.starts_with(NUMBER))
-        }
-        start => start.starts_with(DECIMAL),
-    }
+    let [0x80, 2..=5, rest @ ..] = start else { return start.starts_with(TORCH_LEGACY_DIGITS) };
+    // From protocol 4 on it is in a frame, which says its length.
+    let framed = match rest {
+        [0x95, framed @ ..] => framed.get(8..).unwrap_or_default(),
+        rest => rest,
+    };
+    framed.starts_with(TORCH_LEGACY_MAGIC)
 }
 
 /// What a file is, by its content.
@@ -128,16 +131,20 @@ pub fn recognise(start: &[u8]) -> Option<Kind> {
 
 /// What a ZIP archive is, by the name of its first entry.
 fn zip_kind(start: &[u8]) -> Kind {
-    /// The length of the name lies here in the entry's header, and the name itself follows the header.
-    const NAME_LEN_AT: usize = 26;
-    const NAME_AT: usize = 30;
-    let len = start.get(NAME_LEN_AT..).and_then(|rest| rest.first_chunk::<2>()).map(|len| u16::from_le_bytes(*len));
-    let name = start.get(NAME_AT..).and_then(|rest| rest.get(..usize::from(len?)));
-    match name {
+    match first_name(start) {
         Some(name) if is_torch_entry(name) => Kind::Torch,
         Some(name) if name.ends_with(b".npy") => Kind::Npz,
         _ => Kind::Zip,
     }
+}
+
+/// The name of the first entry of a ZIP archive.
+fn first_name(start: &[u8]) -> Option<&[u8]> {
+    /// The length of the name lies here in the entry's header, and the name itself follows the header.
+    const NAME_LEN_AT: usize = 26;
+    const NAME_AT: usize = 30;
+    let len = start.get(NAME_LEN_AT..)?.first_chunk::<2>().map(|len| u16::from_le_bytes(*len))?;
+    start.get(NAME_AT..)?.get(..usize::from(len))
 }
 
 /// Whether a ZIP archive with this entry is a PyTorch checkpoint.
@@ -158,7 +165,12 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
         #[cfg(feature = "torch")]
         Some(Kind::Torch) => torch::read_index(start, source, limits).map(Some),
         #[cfg(feature = "torch")]
-        Some(Kind::Zip) if torch::is_archive(source, limits) => torch::read_index(start, source, limits).map(Some),
+        Some(Kind::Zip)
+            if torch::is_archive(source, limits)
+                || first_name(start).is_some_and(|name| torch::is_cut_off(name, source)) =>
+        {
+            torch::read_index(start, source, limits).map(Some)
+        }
         _ => {
             let _ = (source, limits);
             Ok(None)

@@ -18,7 +18,8 @@ const FETCH_AGAIN: &str = "download it again, and check the address and that you
 const READ_ELSEWHERE: &str = "this release does not read that format";
 const FEATURE_OFF: &str = "this program was built without the feature that reads that format";
 const CONVERT_NPZ: &str =
-    "if it is a .npz, `dolmen convert` makes a Dolmen file of it; this release does not read PyTorch's files";
+    "if it is a .npz, `dolmen convert` makes a Dolmen file of it; if it should be a .pt, it was damaged";
+const SAVE_AGAIN: &str = "load it with PyTorch and save it again";
 const DECOMPRESS: &str = "decompress it first";
 const OTHER: &str = "check that this is the file you meant";
 
@@ -70,7 +71,16 @@ fn diagnose(start: &[u8]) -> Diagnosis {
         return wrong("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
     }
     if start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e") {
-        return other("this is a PyTorch checkpoint of the old kind, from before version 1.6", READ_ELSEWHERE);
+        return other("this is a PyTorch checkpoint of the old kind, from before version 1.6", FEATURE_OFF);
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        return other("this is a tar archive, as PyTorch wrote checkpoints before version 0.1.10", SAVE_AGAIN);
+    }
+    if start.starts_with(b"PYTORCH1") {
+        return other("this is a PyTorch checkpoint of a preview from before version 1.0", SAVE_AGAIN);
+    }
+    if start.get(4..8) == Some(b"PTMF") {
+        return other("this is a PyTorch module for mobile devices, in a FlatBuffer", READ_ELSEWHERE);
     }
     if matches!(start, [0x80, 2..=5, ..]) {
         return other(
@@ -79,7 +89,7 @@ fn diagnose(start: &[u8]) -> Diagnosis {
         );
     }
     if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        return other("this is a ZIP archive: a PyTorch checkpoint (.pt) or a NumPy .npz file", CONVERT_NPZ);
+        return other("this is a ZIP archive, and no PyTorch checkpoint was found in it", CONVERT_NPZ);
     }
     if start.starts_with(b"\x93NUMPY") {
         return other("this is a NumPy .npy file", FEATURE_OFF);
@@ -131,6 +141,9 @@ mod tests {
 
     #[test]
     fn common_impostors_get_a_sentence_of_their_own() {
+        let mut tar = [0; 512];
+        tar[..8].copy_from_slice(b"storages");
+        tar[257..262].copy_from_slice(b"ustar");
         let cases: &[(&[u8], &str)] = &[
             (b"", "empty"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git-LFS pointer"),
@@ -139,6 +152,9 @@ mod tests {
             (b"\x80\x02}q\x00.", "Python pickle"),
             (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e", "before version 1.6"),
             (b"PK\x03\x04....", "ZIP"),
+            (&tar, "tar archive"),
+            (b"PYTORCH1....", "preview"),
+            (b"\x20\0\0\0PTMF....", "FlatBuffer"),
             (b"\x93NUMPY\x01\x00", ".npy"),
             (b"\x10\0\0\0\0\0\0\0{\"a\":1}", "safetensors"),
             (b"GGUF\x03\0\0\0", "GGUF"),

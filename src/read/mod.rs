@@ -42,7 +42,7 @@ pub(crate) use load::{load, read_whole};
 pub(crate) use open::read_start;
 pub(crate) use parallel::default_threads;
 pub use tensor::{Rows, TensorView};
-pub use verify::{BadBlock, DamagedTensor, Report, VerifyOptions, verify_source};
+pub use verify::{BadBlock, DamagedTensor, Parts, Report, VerifyOptions, verify_source};
 
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::checksum::crc32;

@@ -64,6 +64,10 @@ pub struct Report {
     pub storage_count: u64,
     /// How many storages have no checksum, in a file of another format: of their bytes nothing can be said.
     pub unchecked_storages: u64,
+    /// How many parts a file of another format has, if it says: all records of an archive, whether they hold tensors or not.
+    pub part_count: u64,
+    /// How many of those have no checksum.
+    pub unchecked_parts: u64,
     /// All that is wrong, in the order of the file; at most [`MAX_PROBLEMS`](Report::MAX_PROBLEMS) of them.
     pub problems: Vec<Error>,
     /// How many problems there are, listed or not.
@@ -150,7 +154,47 @@ pub(crate) fn verify_checkpoint(
     verify_opened(header, index, bytes, options, report)
 }
 
-/// Verifies what can be verified of a file of another format: the storages of which there is a CRC.
+/// What the parts of a file of another format turn out to be: see [`GuestIndex::check_parts`](crate::GuestIndex::check_parts).
+pub struct Parts<'a> {
+    findings: &'a Findings,
+    progress: Option<&'a (dyn Fn(u64) + Sync)>,
+    count: u64,
+    unchecked: u64,
+}
+
+impl Parts<'_> {
+    /// Takes a part that was compared with its checksum, so many bytes long, and what came of it.
+    ///
+    /// # Errors
+    /// The error, if it is not the file that is at fault: then there is no going on.
+    pub fn checked(&mut self, byte_len: u64, outcome: Result<()>) -> Result<()> {
+        self.count = self.count.saturating_add(1);
+        self.progress.into_iter().for_each(|progress| progress(byte_len));
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(e) => self.findings.add(e.offset().unwrap_or(0), e),
+        }
+    }
+
+    /// Takes a part that is a storage with a checksum, and so is checked with the storages.
+    pub fn storage(&mut self) {
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Takes a part that has no checksum.
+    pub fn unchecked(&mut self) {
+        self.count = self.count.saturating_add(1);
+        self.unchecked = self.unchecked.saturating_add(1);
+    }
+}
+
+impl std::fmt::Debug for Parts<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("count", &self.count).field("unchecked", &self.unchecked).finish_non_exhaustive()
+    }
+}
+
+/// Verifies what can be verified of a file of another format: the storages of which there is a CRC, and what parts it has besides.
 pub(crate) fn verify_guest(
     header: &Header,
     index: Index<'_>,
@@ -201,11 +245,15 @@ pub(crate) fn verify_guest(
         }
         Ok(())
     })?;
+    let mut parts = Parts { findings: &findings, progress: options.progress, count: 0, unchecked: 0 };
+    guest.check_parts(source, &mut parts)?;
     let report = Report {
         file_len: header.file_len,
         tensor_count: len_u64(index.tensor_count()),
         storage_count: len_u64(index.storage_count()),
         unchecked_storages: unchecked.into_inner(),
+        part_count: parts.count,
+        unchecked_parts: parts.unchecked,
         ..Report::default()
     };
     findings.into_report(header, &index, report)

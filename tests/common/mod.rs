@@ -1,10 +1,14 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+#[cfg(feature = "cli")]
+pub mod command;
 pub mod json;
 #[cfg(feature = "fs")]
 pub mod memory;
 pub mod sha256;
+#[cfg(feature = "torch")]
+pub mod torch;
 
 use std::path::{Path, PathBuf};
 

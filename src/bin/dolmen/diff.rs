@@ -61,6 +61,8 @@ Exit codes: 0 if the checkpoints were compared, also if they differ, unless
 Examples:
   dolmen diff before.dolmen after.dolmen
   dolmen diff model.safetensors model.dolmen --exit-code && rm model.safetensors
+  dolmen diff checkpoint_10.pt checkpoint_11.pt
+  dolmen diff checkpoint.pt checkpoint.dolmen --exit-code
   dolmen diff a.dolmen b.dolmen --no-values";
 
 /// Differences shown of metadata, and of documents.

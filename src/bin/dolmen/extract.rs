@@ -39,11 +39,14 @@ const AFTER_HELP: &str = "\
 OUT is a NumPy file if its name ends in .npy or it is standard output, and raw
 if its name ends in .bin or .raw or --raw is given. The data is verified as it
 is read; if it is damaged, an existing OUT stays as it was. Strided tensors are
-written contiguously. Dtypes that NumPy lacks are written as void of the same
-bytes, which a note says; see them with .view() there.
+written contiguously. NAME is as inspect shows it; in a .pt file it is the keys
+and positions that lead to the tensor, and a list of numbers is one too. Dtypes
+that NumPy lacks are written as void of the same bytes, which a note says; see
+them with .view() there.
 
 Examples:
   dolmen extract model.dolmen encoder.weight -o weight.npy
+  dolmen extract checkpoint.pt model.encoder.weight -o weight.npy
   dolmen extract features.dolmen x --rows 1000..2000 -o part.npy
   dolmen extract model.dolmen bias --raw -o - | od -t f4";
 

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::ValueEnum;
+use dolmen::foreign::torch::{self, Modules, Role, Scan, ScannedGlobal, Verdict};
 use dolmen::format::value::TreeOptions;
-use dolmen::{Checkpoint, DType, Result, TensorView, Value};
+use dolmen::{Checkpoint, DType, Error, Result, TensorView, Value};
 use serde_json::{Value as Json, json};
 
-use crate::style::{self, FAINT, TITLE, cannot_write, paint};
+use crate::style::{self, BAD, FAINT, TITLE, cannot_write, paint};
 use crate::table::{Column, Table};
 use crate::{Outcome, complain, human};
 
@@ -49,12 +50,16 @@ and, with --document, \"document\". Strides are in elements. \"path\" has the ke
 and list positions that lead to the tensor in the document (fields of objects by
 their names), [] if there are none. \"crc32\" is that of the whole storage, null
 if the file has none. With several files each object begins with its \"path\".
+For a .pt file there is \"globals\": [{\"name\", \"called\", \"verdict\"}], all that
+its pickles name, with \"safe\" (plain data), \"unknown\" or \"dangerous\" (can run
+code when Python loads the file; this command runs nothing).
 
 Examples:
   dolmen inspect model.dolmen
   dolmen inspect model.safetensors --sort size --match '*.weight'
   dolmen inspect model.dolmen --json | jq -r '.tensors[].name'
-  dolmen inspect run/*.dolmen --document";
+  dolmen inspect checkpoint.pt --document
+  dolmen inspect model.pt --json | jq '.globals[] | select(.verdict != \"safe\")'";
 
 /// The order of tensors.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -83,9 +88,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
             let metadata = checkpoint.metadata()?;
             let document = checkpoint.document()?;
             checkpoint.tensors().try_for_each(|tensor| tensor?.storage_crc32().map(drop))?;
-            Ok((checkpoint, metadata, document))
+            let scan = scan(&checkpoint, path)?;
+            Ok((checkpoint, metadata, document, scan))
         });
-        let (checkpoint, metadata, document) = match found {
+        let (checkpoint, metadata, document, scan) = match found {
             Ok(found) => found,
             Err(e) => {
                 complain(&e);
@@ -93,7 +99,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
                 continue;
             }
         };
-        let file = File { checkpoint: &checkpoint, metadata, document: document.as_ref() };
+        let file = File { checkpoint: &checkpoint, metadata, document: document.as_ref(), scan };
         let separator = match (args.json, shown) {
             (true, 0) if several => "\n",
             (_, 0) => "",
@@ -115,11 +121,21 @@ pub fn run(args: &Args) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// What the pickles of a PyTorch checkpoint name.
+fn scan(checkpoint: &Checkpoint, path: &Path) -> Result<Option<Scan>> {
+    if checkpoint.format() != "torch" {
+        return Ok(None);
+    }
+    let file = std::fs::File::open(path).map_err(|e| Error::io("cannot open", e).with_path(path))?;
+    torch::scan(&file, checkpoint.limits()).map(Some).map_err(|e| e.with_path(path))
+}
+
 /// An open file, and what was decoded of it.
 struct File<'a> {
     checkpoint: &'a Checkpoint,
     metadata: BTreeMap<String, Value>,
     document: Option<&'a Value>,
+    scan: Option<Scan>,
 }
 
 impl<'a> File<'a> {
@@ -182,6 +198,14 @@ impl<'a> File<'a> {
             write!(out, "{}\n{}", if i == 0 { "" } else { "," }, human::json(&entry))?;
         }
         out.write_all(if tensors.is_empty() { b"]" } else { b"\n]" })?;
+        if let Some(scan) = &self.scan {
+            out.write_all(b",\n\"globals\":[")?;
+            for (i, global) in scan.globals.iter().enumerate() {
+                let entry = json!({"name": global.path(), "called": global.called, "verdict": global.verdict.name()});
+                write!(out, "{}\n{}", if i == 0 { "" } else { "," }, human::json(&entry))?;
+            }
+            out.write_all(if scan.globals.is_empty() { b"]" } else { b"\n]" })?;
+        }
         if args.document {
             write!(out, ",\n\"document\":{}", human::json(&self.document.map_or(Json::Null, Value::to_json)))?;
         }
@@ -215,12 +239,12 @@ impl<'a> File<'a> {
         table.write(out, 2, width)?;
         if args.metadata {
             writeln!(out)?;
-            print_tree(&Value::Map(self.metadata.clone()), "metadata", width, out)?;
+            self.print_tree(&Value::Map(self.metadata.clone()), "metadata", width, out)?;
         }
         if args.document {
             writeln!(out)?;
             match self.document {
-                Some(document) => print_tree(document, "document", width, out)?,
+                Some(document) => self.print_tree(document, "document", width, out)?,
                 None => writeln!(out, "There is no document.")?,
             }
         }
@@ -229,7 +253,8 @@ impl<'a> File<'a> {
         }
         if !tensors.is_empty() {
             writeln!(out)?;
-            tensor_table(tensors).write(out, 0, width)?;
+            let roles = self.document.filter(|_| self.scan.is_some()).map(|document| Modules::of(document).roles());
+            tensor_table(tensors, &roles.unwrap_or_default()).write(out, 0, width)?;
         }
         if let Some(pattern) = &args.pattern {
             let (shown, all) = (human::count(tensors.len() as u64), human::count(self.checkpoint.len() as u64));
@@ -244,6 +269,7 @@ impl<'a> File<'a> {
         let checkpoint = self.checkpoint;
         let header = checkpoint.header();
         let (mut elements, mut bytes, mut unchecked) = (0u128, 0u128, 0u64);
+        let mut forms: BTreeMap<&str, u64> = BTreeMap::new();
         let mut seen = vec![false; checkpoint.storage_count()];
         for tensor in checkpoint.tensors() {
             let tensor = tensor?;
@@ -252,12 +278,17 @@ impl<'a> File<'a> {
                 *seen = true;
                 bytes += u128::from(tensor.storage_len()?);
                 unchecked += u64::from(!tensor.is_checksummed());
+                if let Some(form) = tensor.storage_form() {
+                    *forms.entry(form).or_default() += 1;
+                }
             }
         }
         let mut facts = Vec::new();
         let version = checkpoint.format_version();
         let gap = if version.is_empty() { "" } else { " " };
-        facts.push(("format", format!("{}{gap}{}", checkpoint.format(), human::printable(&version))));
+        let protocol =
+            self.scan.as_ref().map(|scan| format!(", pickle protocol {}", scan.protocol)).unwrap_or_default();
+        facts.push(("format", format!("{}{gap}{}{protocol}", checkpoint.format(), human::printable(&version))));
         let len = header.file_len();
         let exact = if len < 1024 { String::new() } else { format!(" ({} bytes)", human::count(len)) };
         facts.push(("size", format!("{}{exact}", human::size(len))));
@@ -284,7 +315,40 @@ impl<'a> File<'a> {
             };
             facts.push(("checksums", text));
         }
+        if !forms.is_empty() {
+            let form = |(form, n): (&&str, &u64)| format!("{} {form}", human::counted(*n, "storage"));
+            facts.push((
+                "converted",
+                format!("when touched: {}", forms.iter().map(form).collect::<Vec<_>>().join(", ")),
+            ));
+        }
+        if let Some(scan) = &self.scan {
+            facts.push(("globals", globals(scan)));
+            let dangerous: Vec<&ScannedGlobal> = scan.dangerous().collect();
+            if !dangerous.is_empty() {
+                facts.push(("warning", paint(BAD, warning(&dangerous))));
+            }
+        }
         Ok(facts)
+    }
+
+    fn print_tree(&self, value: &Value, title: &str, width: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
+        let mut options = TreeOptions::default();
+        options.max_items = 200;
+        options.max_list = 10;
+        options.max_text = 200;
+        let describe = |name: &str| {
+            let tensor = self.checkpoint.get(name).ok()??;
+            Some(format!("{} {}", tensor.dtype(), human::dims(tensor.shape())))
+        };
+        let tree = value.tree(options).describe(&describe).to_string();
+        let mut lines = tree.lines();
+        let first = lines.next().unwrap_or_default();
+        writeln!(out, "{} {}", paint(TITLE, title), fit(first, title.len() + 1, width))?;
+        for line in lines {
+            writeln!(out, "{}", fit(line, 0, width))?;
+        }
+        Ok(())
     }
 
     /// Metadata and document, compactly.
@@ -304,25 +368,45 @@ impl<'a> File<'a> {
     }
 }
 
+/// How many globals a pickle names, and how many of them are of each kind.
+fn globals(scan: &Scan) -> String {
+    let of = |verdict| scan.globals.iter().filter(|global| global.verdict == verdict).count() as u64;
+    let all = scan.globals.len() as u64;
+    let parts: Vec<String> = [Verdict::Safe, Verdict::Unknown, Verdict::Dangerous]
+        .into_iter()
+        .filter(|&verdict| of(verdict) > 0)
+        .map(|verdict| format!("{} {}", human::count(of(verdict)), verdict.name()))
+        .collect();
+    match all {
+        0 => "none".to_owned(),
+        all if of(Verdict::Safe) == all => format!("{}, all safe", human::count(all)),
+        all => format!("{}: {}; --json lists them", human::count(all), parts.join(", ")),
+    }
+}
+
+/// What would run code, if Python loaded it.
+fn warning(dangerous: &[&ScannedGlobal]) -> String {
+    const TOLD: usize = 5;
+    let told: Vec<String> = dangerous
+        .iter()
+        .take(TOLD)
+        .map(|global| {
+            let name = human::shorten_middle(&human::name(&global.path()), 60);
+            if global.called { format!("{name} (called)") } else { name }
+        })
+        .collect();
+    let more = match dangerous.len().saturating_sub(TOLD) {
+        0 => String::new(),
+        n => format!(" and {} more", human::count(n as u64)),
+    };
+    format!("Python could be made to run code by this: {}{more}", told.join(", "))
+}
+
 /// A value on one line.
 pub fn headline(value: &Value) -> String {
     let mut options = TreeOptions::default();
     options.max_depth = 0;
     value.tree(options).to_string()
-}
-
-fn print_tree(value: &Value, title: &str, width: Option<usize>, out: &mut dyn Write) -> io::Result<()> {
-    let mut options = TreeOptions::default();
-    options.max_items = 1000;
-    options.max_text = 200;
-    let tree = value.tree(options).to_string();
-    let mut lines = tree.lines();
-    let first = lines.next().unwrap_or_default();
-    writeln!(out, "{} {}", paint(TITLE, title), fit(first, title.len() + 1, width))?;
-    for line in lines {
-        writeln!(out, "{}", fit(line, 0, width))?;
-    }
-    Ok(())
 }
 
 /// A line shortened to what is left of the width after so many columns.
@@ -337,7 +421,7 @@ fn place<'a>(tensor: &TensorView<'a>) -> Place<'a> {
     (tensor.storage(), tensor.start(), tensor.dtype(), tensor.shape(), tensor.explicit_strides())
 }
 
-fn tensor_table(tensors: &[TensorView<'_>]) -> Table {
+fn tensor_table(tensors: &[TensorView<'_>], roles: &BTreeMap<&str, Role>) -> Table {
     let mut table = Table::new(&[
         ("name", Column::Middle(12)),
         ("dtype", Column::Whole),
@@ -368,6 +452,12 @@ fn tensor_table(tensors: &[TensorView<'_>]) -> Table {
         }
         if let Some(strides) = tensor.explicit_strides() {
             notes.push(format!("strides {}", human::dims(strides)));
+        }
+        notes.extend(tensor.storage_form().map(str::to_owned));
+        match roles.get(tensor.name()) {
+            Some(Role::Buffer { persistent: true }) => notes.push("buffer".to_owned()),
+            Some(Role::Buffer { persistent: false }) => notes.push("buffer, not persistent".to_owned()),
+            _ => {}
         }
         let crc32 = match tensor.storage_crc32() {
             Ok(Some(crc32)) => format!("{crc32:08x}"),

@@ -34,24 +34,29 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 Directories are searched with all directories within; links to directories are
-not followed. In them, what is named .dolmen or .safetensors is verified, and
-what is recognised by its content. Results are sorted by path.
+not followed. In them, what is named .dolmen, .pt, .pth or .safetensors is
+verified, and what is recognised by its content. Results are sorted by path.
 
 Verdicts:
-  ok            every byte is accounted for
+  ok            every byte is accounted for; in other formats than .dolmen, all
+                that their checksums cover
   corrupted     damaged, malformed, or nothing that is known
   incompatible  it may be good, but it needs a newer version of this command, or
                 is of a format that this one does not read
   error         it could not be read, and nothing is known of it
 
 Formats without checksums can be ok in structure only: damage to their data
-cannot be found, and the output says so.
+cannot be found, and the output says so. Of a .pt file every record is compared
+with its CRC-32, also those that hold no tensor; older ones (before PyTorch 1.6)
+have none, and newer ones may have been saved without.
 
 JSON: [{\"path\", \"verdict\", \"reason\", \"tensors\": [{\"name\", \"verdict\",
   \"bad_blocks\": [...]}]}]
 \"reason\" is null if the verdict is ok; \"tensors\" are the bad ones, with the
 numbers of their damaged checksum blocks. \"unchecked_storages\" is there if some
-storages have no checksum, and \"quick\": true if no data was read.
+storages have no checksum, and \"quick\": true if no data was read. For a .pt
+file there is \"records\": {\"checked\", \"unchecked\"}, how many of all its records
+have a checksum and how many have none.
 
 Exit codes: 3 if a file is corrupted or incompatible; otherwise 1 if one could
 not be read or none was found; otherwise 0.
@@ -59,6 +64,7 @@ not be read or none was found; otherwise 0.
 Examples:
   dolmen verify model.dolmen
   dolmen verify checkpoints/ && ./resume.sh
+  dolmen verify downloads/*.pt
   dolmen verify checkpoints/ --json | jq -r '.[] | select(.verdict != \"ok\").path'";
 
 /// What is listed of one file on a terminal; JSON has it all.
@@ -163,7 +169,8 @@ fn search(paths: &[PathBuf]) -> Found {
 
 fn is_named_like_a_checkpoint(path: &Path) -> bool {
     let extension = path.extension().map(OsStr::to_ascii_lowercase);
-    extension.is_some_and(|extension| extension == "dolmen" || extension == "safetensors")
+    const EXTENSIONS: [&str; 4] = ["dolmen", "pt", "pth", "safetensors"];
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
 }
 
 /// Verifies small files side by side, each on one thread; then large ones one by one, each on all threads.
@@ -293,6 +300,8 @@ struct Checked {
     byte_len: u64,
     storage_count: u64,
     unchecked_storages: u64,
+    record_count: u64,
+    unchecked_records: u64,
     unsure: bool,
 }
 
@@ -310,6 +319,8 @@ impl Checked {
             byte_len: 0,
             storage_count: 0,
             unchecked_storages: 0,
+            record_count: 0,
+            unchecked_records: 0,
             unsure: false,
         }
     }
@@ -354,6 +365,8 @@ impl Checked {
             byte_len: report.file_len,
             storage_count: report.storage_count,
             unchecked_storages: report.unchecked_storages,
+            record_count: report.part_count,
+            unchecked_records: report.unchecked_parts,
             ..Checked::new(path, reason.map_or(Verdict::Ok, Verdict::of))
         }
     }
@@ -369,6 +382,10 @@ impl Checked {
         if self.unchecked_storages > 0 {
             json["unchecked_storages"] = self.unchecked_storages.into();
         }
+        if self.record_count > 0 {
+            let checked = self.record_count - self.unchecked_records;
+            json["records"] = json!({"checked": checked, "unchecked": self.unchecked_records});
+        }
         if args.quick {
             json["quick"] = true.into();
         }
@@ -379,7 +396,12 @@ impl Checked {
         let verdict = format!("{:<12}", self.verdict.name());
         write!(out, "{}  {}", paint(self.verdict.style(), verdict), human::path(&self.path))?;
         let Some(reason) = &self.reason else {
-            let facts = format!("{}, {}", human::counted(self.tensor_count, "tensor"), human::size(self.byte_len));
+            let records = match self.record_count {
+                0 => String::new(),
+                n => format!(" in {}", human::counted(n, "record")),
+            };
+            let tensors = human::counted(self.tensor_count, "tensor");
+            let facts = format!("{tensors}{records}, {}", human::size(self.byte_len));
             writeln!(out, "{}", paint(FAINT, format!("  {facts}{}", self.reservation(args))))?;
             return Ok(());
         };
@@ -407,6 +429,13 @@ impl Checked {
     fn reservation(&self, args: &Args) -> String {
         if args.quick {
             return " (header and index; data was not read)".to_owned();
+        }
+        match (self.unchecked_records, self.record_count) {
+            (0, _) => {}
+            (n, all) if n == all => return " (no checksums in this file; structure only)".to_owned(),
+            (n, _) => {
+                return format!(" (no checksums of {}; of those, structure only)", human::counted(n, "record"));
+            }
         }
         match self.unchecked_storages {
             0 => String::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::made::{self, Form};
 use super::rebuild::{Found, Planned, Rebuilt};
+use super::records;
 use super::zip;
 use crate::error::Result;
 use crate::format::limits::Limits;
@@ -14,11 +15,14 @@ use crate::read::{Checked, GuestIndex};
 pub(super) struct Assembled {
     index: GuestIndex,
     names: HashSet<String>,
+    /// Where the data of records begins that are storages; `None` if the file is no archive.
+    records: Option<HashSet<u64>>,
 }
 
 impl Assembled {
     pub(super) fn new(format: &'static str, version: &str) -> Assembled {
-        Assembled { index: GuestIndex::new(format, version), names: HashSet::new() }
+        let records = version.starts_with("zip").then(HashSet::new);
+        Assembled { index: GuestIndex::new(format, version), names: HashSet::new(), records }
     }
 
     /// Adds all of a pickle; of one that has a prefix, only tensors and storages. `inflated` is the pickle, if it is not in the file as
@@ -26,7 +30,10 @@ impl Assembled {
     pub(super) fn add(&mut self, rebuilt: Rebuilt, prefix: Option<&str>, inflated: Option<Arc<Vec<u8>>>) -> Result<()> {
         let mut numbers = Vec::with_capacity(rebuilt.storages.len());
         for planned in rebuilt.storages {
-            numbers.push(self.storage(planned, inflated.as_ref())?);
+            let form = form(&planned);
+            let number = self.storage(planned, inflated.as_ref())?;
+            form.into_iter().for_each(|form| self.index.storage_form(number, form));
+            numbers.push(number);
         }
         for tensor in rebuilt.tensors {
             let name = match prefix {
@@ -55,6 +62,12 @@ impl Assembled {
 
     fn storage(&mut self, planned: Planned, inflated: Option<&Arc<Vec<u8>>>) -> Result<u32> {
         let index = &mut self.index;
+        if let (Some(records), Planned::Found { found, .. }) = (&mut self.records, &planned) {
+            records.insert(match found {
+                Found::InFile { offset, .. } => *offset,
+                Found::Record(record) => record.data_offset,
+            });
+        }
         match planned {
             Planned::Found { found: Found::InFile { offset, len, crc32 }, swap: None, copy: false } => {
                 index.storage(offset, len, crc32)
@@ -86,9 +99,24 @@ impl Assembled {
         }
     }
 
-    pub(super) fn finish(self, limits: &Limits) -> Result<GuestIndex> {
+    pub(super) fn finish(mut self, limits: &Limits) -> Result<GuestIndex> {
         limits.check("the number of tensors,", crate::format::len_u64(self.names.len()), limits.max_tensors)?;
+        if let Some(storages) = self.records {
+            self.index.check_parts(move |source, parts| records::check(source, &storages, parts));
+        }
         Ok(self.index)
+    }
+}
+
+/// In which form the file has a storage, if it is not used where it lies.
+fn form(planned: &Planned) -> Option<&'static str> {
+    match planned {
+        Planned::Found { found: Found::InFile { .. }, swap: None, copy: false } => None,
+        Planned::Found { found: Found::InFile { .. }, swap: None, copy: true } => Some("unaligned"),
+        Planned::Found { found: Found::InFile { .. }, swap: Some(_), .. } => Some("big-endian"),
+        Planned::Found { found: Found::Record(_), swap: None, .. } => Some("compressed"),
+        Planned::Found { found: Found::Record(_), swap: Some(_), .. } => Some("compressed and big-endian"),
+        Planned::Held(_) | Planned::Payload { .. } => Some("in the pickle"),
     }
 }
 

@@ -5,6 +5,10 @@
 //! pickle    a machine that executes nothing: a graph
 //! rebuild   what the graph means: document, tensors, storages
 //! made      bytes in another form than the file has them
+//! export    the way back: an archive as PyTorch writes it
+//! module    modules that were pickled whole: their parameters and buffers
+//! records   the parts of the archive, for verification
+//! scan      what the pickles name, and what to think of it
 //! ```
 
 mod archive;
@@ -12,8 +16,12 @@ mod assemble;
 mod export;
 mod legacy;
 mod made;
+mod module;
 mod pickle;
 mod rebuild;
+mod records;
+mod scan;
+mod verdicts;
 pub mod vocabulary;
 mod zip;
 
@@ -22,7 +30,13 @@ use assemble::Assembled;
 #[cfg(feature = "fs")]
 pub use export::save;
 pub use export::{ExportOptions, write};
+pub use module::{ModuleTensor, Modules, Role};
 pub use rebuild::LIST_LEN;
+pub(crate) use records::is_cut_off;
+#[cfg(feature = "fs")]
+pub use scan::globals;
+pub use scan::{Scan, ScannedGlobal, scan};
+pub use verdicts::Verdict;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::Limits;
@@ -37,9 +51,13 @@ fn wrong(message: impl Into<String>) -> Error {
 /// The index of a PyTorch checkpoint of any kind.
 ///
 /// # Errors
-/// What is wrong with it, or which variant it is that is not read.
+/// What is wrong with it, or which variant it is that is not read; and first, what its pickle names that can run code.
 pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
-    if super::is_torch_legacy(start) { legacy::read_index(source, limits) } else { zip::read_index(source, limits) }
+    let index = match super::is_torch_legacy(start) {
+        true => legacy::read_index(source, limits),
+        false => zip::read_index(source, limits),
+    };
+    index.map_err(|e| scan::with_warning(records::name_damaged(e, source), source, limits))
 }
 
 /// Reads a checkpoint strictly, to the last byte of every record.

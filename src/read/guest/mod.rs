@@ -10,6 +10,7 @@ use std::io::Write;
 
 use super::open::Head;
 use super::touched::AtomicSet;
+use super::verify::Parts;
 use super::{Checkpoint, TensorView};
 use crate::error::{Error, Result};
 use crate::format::catalog::{self, Catalog, Extras, Storage, Tensor};
@@ -27,6 +28,18 @@ pub(crate) use own::Own;
 /// A guest has one block for each storage, however long.
 const WHOLE_STORAGE_LOG2: u8 = 63;
 
+/// Looks at what a file has besides its storages.
+type Check = dyn Fn(&dyn ReadAt, &mut Parts<'_>) -> Result<()> + Send + Sync;
+
+/// One of those, for lists of fields.
+struct CheckParts(Box<Check>);
+
+impl std::fmt::Debug for CheckParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CheckParts")
+    }
+}
+
 /// Where the storages and tensors of a file of another format lie: what [`open_guest`](crate::OpenOptions::open_guest) needs.
 #[derive(Debug)]
 pub struct GuestIndex {
@@ -38,6 +51,8 @@ pub struct GuestIndex {
     checked: Vec<bool>,
     /// Storages that do not lie in the file as they are.
     own: BTreeMap<u32, Own>,
+    forms: BTreeMap<u32, &'static str>,
+    parts: Option<CheckParts>,
 }
 
 /// What is kept of a guest.
@@ -48,6 +63,8 @@ pub(crate) struct Guest {
     /// The storages of which there is a CRC.
     checked: AtomicSet,
     own: BTreeMap<u32, Own>,
+    forms: BTreeMap<u32, &'static str>,
+    parts: Option<CheckParts>,
 }
 
 impl Guest {
@@ -65,6 +82,11 @@ impl Guest {
     pub(crate) fn own(&self, storage: u32) -> Option<&Own> {
         self.own.get(&storage)
     }
+
+    /// Checks what the file has besides its storages.
+    pub(super) fn check_parts(&self, source: &dyn ReadAt, parts: &mut Parts<'_>) -> Result<()> {
+        self.parts.as_ref().map_or(Ok(()), |check| (check.0)(source, parts))
+    }
 }
 
 impl GuestIndex {
@@ -77,6 +99,8 @@ impl GuestIndex {
             extras: Extras::default(),
             checked: Vec::new(),
             own: BTreeMap::new(),
+            forms: BTreeMap::new(),
+            parts: None,
         }
     }
 
@@ -147,6 +171,11 @@ impl GuestIndex {
         self.own_storage(Own::made(byte_len, checked, make))
     }
 
+    /// Says, for people, in which form the file has a storage that is not used where it lies, such as `compressed`.
+    pub fn storage_form(&mut self, storage: u32, form: &'static str) {
+        self.forms.insert(storage, form);
+    }
+
     fn own_storage(&mut self, own: Own) -> Result<u32> {
         // Where it would lie in the file means nothing.
         let number = self.storage(0, own.len(), own.crc32())?;
@@ -178,6 +207,14 @@ impl GuestIndex {
         }
         self.catalog.add(name, tensor);
         Ok(())
+    }
+
+    /// Sets what [`verify`](Checkpoint::verify) calls when it is done with the storages: to check the other parts of the file, such as
+    /// the records of an archive that hold no tensor, and to say which parts have no checksum.
+    ///
+    /// `check` gets the file, and tells of every part.
+    pub fn check_parts(&mut self, check: impl Fn(&dyn ReadAt, &mut Parts<'_>) -> Result<()> + Send + Sync + 'static) {
+        self.parts = Some(CheckParts(Box::new(check)));
     }
 
     /// Sets a metadata entry.
@@ -237,7 +274,8 @@ impl Checkpoint {
                 checkpoint.verified.insert(storage.first_block);
             }
         }
-        checkpoint.guest = Some(Guest { format: guest.format, version: guest.version, checked, own: guest.own });
+        let GuestIndex { format, version, own, forms, parts, .. } = guest;
+        checkpoint.guest = Some(Guest { format, version, checked, own, forms, parts });
         Ok(checkpoint)
     }
 
@@ -261,5 +299,15 @@ impl TensorView<'_> {
     /// Whether its bytes can be verified: always in a Dolmen file, and in others if they have a CRC of it, or of what it is made from.
     pub fn is_checksummed(&self) -> bool {
         self.checkpoint().is_checked(self.storage())
+    }
+
+    /// Whether the file has its bytes as they are used. Otherwise they are made from it when they are touched first, and kept in memory.
+    pub fn is_in_place(&self) -> bool {
+        self.checkpoint().own(self.storage()).is_none()
+    }
+
+    /// In which other form a file of another format has its bytes, such as `compressed` or `big-endian`, for people to read.
+    pub fn storage_form(&self) -> Option<&'static str> {
+        self.checkpoint().guest.as_ref()?.forms.get(&self.storage()).copied()
     }
 }

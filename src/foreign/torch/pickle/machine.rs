@@ -515,12 +515,8 @@ impl Machine<'_, '_> {
         if module.len() > MAX_GLOBAL_LEN || name.len() > MAX_GLOBAL_LEN {
             return Err(wrong(format!("the name of a class has more than {MAX_GLOBAL_LEN} bytes")));
         }
-        // Protocols before 3 use the names of Python 2, and Python 3 knows them.
-        let module = match module {
-            "__builtin__" if self.graph.protocol < 3 => "builtins",
-            "copy_reg" if self.graph.protocol < 3 => "copyreg",
-            module => module,
-        };
+        let (module, name) =
+            if self.graph.protocol < 3 { super::python2::renamed(module, name) } else { (module, name) };
         let name = Name { module: module.into(), name: name.into() };
         if let Some(&number) = self.graph.by_name.get(&name) {
             let known = len_usize(number.into()).and_then(|number| self.graph.globals.get(number));

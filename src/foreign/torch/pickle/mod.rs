@@ -11,6 +11,7 @@
 mod input;
 mod machine;
 mod memo;
+mod python2;
 mod text;
 
 pub(super) use input::Input;

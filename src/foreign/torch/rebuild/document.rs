@@ -2,6 +2,7 @@
 
 use super::super::pickle::{Call, Graph, How, Items, Ref};
 use super::super::vocabulary::{self, TorchDType};
+use super::arguments::{self, Argument, Parts};
 use super::budget::Budget;
 use super::lists;
 use super::meaning::{self, Blob, Dictionary, Elements, Meaning};
@@ -25,6 +26,8 @@ const OBJECT_COST: u64 = 192;
 const TENSOR_COST: u64 = 1024;
 /// For each axis, length and stride, and both once more in the index.
 const AXIS_COST: u64 = 64;
+/// A tag and an array.
+const TUPLE_LEVELS: usize = 2;
 /// A tag, an array, and the map of the attributes.
 const TENSOR_LEVELS: usize = 3;
 /// A tensor's name is in the document, in the index, and in the lists of names that are taken.
@@ -140,7 +143,7 @@ impl<'g, 'c> Document<'g, 'c> {
     fn meant(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
         match meaning {
             Meaning::List(items) => self.list(items),
-            Meaning::Tuple(items) => self.sequence(items, 2).map(Value::Tuple),
+            Meaning::Tuple(items) => self.sequence(items, TUPLE_LEVELS).map(Value::Tuple),
             Meaning::Set(items) => self.elements(*items).map(Value::Set),
             Meaning::FrozenSet(items) => self.elements(*items).map(Value::FrozenSet),
             Meaning::Dict(dict) => self.dict(dict),
@@ -270,7 +273,7 @@ impl<'g, 'c> Document<'g, 'c> {
         self.enter(2)?;
         // Of those that are not plain, the entries are in a list of their own.
         let levels = usize::from(dict.kind != DictKind::Plain);
-        made.entries = self.entries(dict.entries, &[], levels)?;
+        made.entries = self.entries(&dict.entries, &[], levels)?;
         if let Some(factory) = dict.factory {
             made.factory = Some(Box::new(self.under("factory", factory)?));
         }
@@ -303,7 +306,7 @@ impl<'g, 'c> Document<'g, 'c> {
         self.budget.spend(OBJECT_COST)?;
         self.enter(2)?;
         let args = self.graph.tuple(call.args).unwrap_or_default();
-        let args = Value::Tuple(self.sequence(args, 2)?);
+        let args = Value::Tuple(self.arguments(call.callable, args)?);
         let mut object = Object::new(self.under("class", call.callable)?);
         object.args = Some(args);
         if !call.items.is_empty() {
@@ -318,7 +321,7 @@ impl<'g, 'c> Document<'g, 'c> {
             How::NewWith(kwargs) => {
                 object.new = Some("newobj_ex".to_owned());
                 if let Meaning::Dict(kwargs) = meaning::of(self.graph, kwargs) {
-                    object.kwargs = Some(self.entries(kwargs.entries, &[], 2)?);
+                    object.kwargs = Some(self.entries(&kwargs.entries, &[], 2)?);
                 }
             }
         }
@@ -327,6 +330,51 @@ impl<'g, 'c> Document<'g, 'c> {
         }
         self.leave(2);
         Ok(Value::from(object))
+    }
+
+    /// The arguments of a function, by their names as far as those are known.
+    fn arguments(&mut self, function: Ref, args: &'g [Ref]) -> Result<Vec<Value>> {
+        let names = arguments::of(self.graph, function, args);
+        self.enter(TUPLE_LEVELS)?;
+        let mut values = Vec::with_capacity(args.len());
+        for (i, &arg) in args.iter().enumerate() {
+            values.push(match names.get(i) {
+                None => self.at(i, arg)?,
+                Some(&Argument { name: "", parts }) => self.parts(arg, parts)?,
+                Some(Argument { name, .. }) => self.under(name, arg)?,
+            });
+        }
+        self.leave(TUPLE_LEVELS);
+        Ok(values)
+    }
+
+    /// An argument whose parts have names.
+    fn parts(&mut self, arg: Ref, parts: Parts) -> Result<Value> {
+        let shared = match arg {
+            Ref::Node(node) => len_usize(node.into()).and_then(|node| self.counts.get(node)).is_none_or(|&n| n > 1),
+            _ => true,
+        };
+        let (Some(items), false) = (self.graph.tuple(arg), shared) else { return self.value(arg) };
+        self.budget.spend(VALUE_COST)?;
+        let made = match parts {
+            Parts::Counted => self.sequence(items, TUPLE_LEVELS),
+            Parts::Named(names) => self.named(items, names),
+            Parts::ArgumentsOf(function) => self.arguments(function, items),
+        };
+        Ok(Value::Tuple(made?))
+    }
+
+    fn named(&mut self, items: &[Ref], names: &[&str]) -> Result<Vec<Value>> {
+        self.enter(TUPLE_LEVELS)?;
+        let mut values = Vec::with_capacity(items.len());
+        for (i, &item) in items.iter().enumerate() {
+            values.push(match names.get(i) {
+                Some(name) => self.under(name, item)?,
+                None => self.at(i, item)?,
+            });
+        }
+        self.leave(TUPLE_LEVELS);
+        Ok(values)
     }
 
     /// The state of an object. Of one that is a module, what PyTorch sorts its members into is no part of their names.
@@ -343,7 +391,7 @@ impl<'g, 'c> Document<'g, 'c> {
             let silent: &[&str] = if MEMBERS.into_iter().all(names) { &MEMBERS } else { &[] };
             self.budget.spend(VALUE_COST.saturating_add(DICT_COST))?;
             let mut made = Dict::new();
-            made.entries = self.entries(dict.entries, silent, 2)?;
+            made.entries = self.entries(&dict.entries, silent, 2)?;
             return Ok(Value::from(made));
         }
         self.value(state)

@@ -1,5 +1,7 @@
 //! What a node of the graph is: the globals that are understood.
 
+use std::borrow::Cow;
+
 use super::super::pickle::{Call, Graph, How, Items, Node, Payload, Ref};
 use super::{numpy, tensor};
 use crate::format::value::DictKind;
@@ -53,7 +55,7 @@ impl<'g> Elements<'g> {
 /// A dictionary of any kind.
 pub(super) struct Dictionary<'g> {
     pub(super) kind: DictKind,
-    pub(super) entries: &'g [(Ref, Ref)],
+    pub(super) entries: Cow<'g, [(Ref, Ref)]>,
     pub(super) factory: Option<Ref>,
     pub(super) attributes: Option<Ref>,
 }
@@ -80,6 +82,20 @@ impl<'g> Blob<'g> {
 
     fn in_file(payload: Payload) -> Blob<'g> {
         Blob { place: Place::InFile(payload), latin1: false }
+    }
+
+    /// Whether they are at most so many bytes, whatever they are written as.
+    pub(super) fn is_within(&self, most: u64) -> bool {
+        match self.place {
+            // A code point begins with any byte but those that go on.
+            Place::Here(bytes) if self.latin1 && self.written_len() <= most.saturating_mul(2) => {
+                let len = bytes.iter().filter(|&&byte| byte & 0xC0 != 0x80).count();
+                crate::format::len_u64(len) <= most
+            }
+            Place::Here(_) => self.written_len() <= most,
+            // None is as short as what is asked for here.
+            Place::InFile(_) => false,
+        }
     }
 
     /// How many bytes they are in the pickle.
@@ -165,6 +181,7 @@ pub(super) fn of<'g>(graph: &'g Graph, value: Ref) -> Meaning<'g> {
         Some(Node::Set(items)) => Meaning::Set(Elements::Refs(items)),
         Some(Node::FrozenSet(items)) => Meaning::FrozenSet(Elements::Refs(items)),
         Some(Node::Dict(entries)) => {
+            let entries = Cow::Borrowed(&**entries);
             Meaning::Dict(Dictionary { kind: DictKind::Plain, entries, factory: None, attributes: None })
         }
         Some(Node::Global(number)) => match graph.name(*number) {
@@ -208,21 +225,26 @@ fn container<'g>(graph: &'g Graph, call: &'g Call) -> Option<Meaning<'g>> {
     }
     let name = graph.global(call.callable)?;
     let args = graph.tuple(call.args)?;
+    let own = Cow::Borrowed(&*call.entries);
     let dict = |kind, entries, factory| {
         let attributes = call.state.filter(|state| !matches!(state, Ref::None));
         Some(Meaning::Dict(Dictionary { kind, entries, factory, attributes }))
     };
     match (&*name.module, &*name.name, args) {
-        ("collections", "OrderedDict", []) => return dict(DictKind::Ordered, &call.entries, None),
-        ("collections", "defaultdict", []) => return dict(DictKind::Default, &call.entries, None),
+        ("collections", "OrderedDict", []) => return dict(DictKind::Ordered, own, None),
+        // So Python 2 has them.
+        ("collections", "OrderedDict", &[items]) if call.entries.is_empty() => {
+            return dict(DictKind::Ordered, Cow::Owned(pairs(graph, items)?), None);
+        }
+        ("collections", "defaultdict", []) => return dict(DictKind::Default, own, None),
         ("collections", "defaultdict", &[factory]) => {
             let factory = Some(factory).filter(|factory| !matches!(factory, Ref::None));
-            return dict(DictKind::Default, &call.entries, factory);
+            return dict(DictKind::Default, own, factory);
         }
-        ("collections", "Counter", []) => return dict(DictKind::Counter, &call.entries, None),
+        ("collections", "Counter", []) => return dict(DictKind::Counter, own, None),
         ("collections", "Counter", &[counts]) if call.entries.is_empty() => {
             let Some(Node::Dict(entries)) = graph.get(counts) else { return None };
-            return dict(DictKind::Counter, entries, None);
+            return dict(DictKind::Counter, Cow::Borrowed(entries), None);
         }
         _ => {}
     }
@@ -251,6 +273,17 @@ fn container<'g>(graph: &'g Graph, call: &'g Call) -> Option<Meaning<'g>> {
         }
         _ => None,
     }
+}
+
+/// The keys and values of a list of pairs.
+fn pairs(graph: &Graph, items: Ref) -> Option<Vec<(Ref, Ref)>> {
+    let Node::List(Items::Refs(items)) = graph.get(items)? else { return None };
+    let pair = |&item: &Ref| match graph.get(item)? {
+        Node::List(Items::Refs(pair)) => pair.first_chunk::<2>().filter(|_| pair.len() == 2).copied(),
+        Node::Tuple(pair) => pair.first_chunk::<2>().filter(|_| pair.len() == 2).copied(),
+        _ => None,
+    };
+    items.iter().map(|item| pair(item).map(|[key, value]| (key, value))).collect()
 }
 
 /// `getattr(class, "Inner")`: how protocol 2 names what is within a class.

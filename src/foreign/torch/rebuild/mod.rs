@@ -3,12 +3,14 @@
 //! ```text
 //! graph ── meaning ──┬─ tensor, numpy   what rebuild functions make of their arguments
 //!                    └─ lists           long lists of numbers
+//! arguments what the parts of sparse tensors and the like are called
 //! shared    which nodes are referred to more than once
 //! document  values in the order of their encoding; names; storages as they are first mentioned
 //! ```
 //! Nothing is run: a function that is not understood becomes an object that says what would have been called. Work and memory are
 //! bounded by a budget in proportion to the pickle's length.
 
+mod arguments;
 mod budget;
 mod document;
 mod lists;

@@ -30,14 +30,15 @@ pub(super) fn of_call<'g>(graph: &'g Graph, call: &'g Call) -> Option<Tensor<'g>
         return Some(tensor);
     }
     if is_numpy(name, "numeric", "_frombuffer") {
-        let &[data, dtype, shape, order] = args else { return None };
+        let (&[data, dtype, shape, order], axes) = args.split_first_chunk::<4>()?;
         let (Meaning::Bytes(data) | Meaning::ByteArray(data)) = meaning::of(graph, data) else { return None };
         let mut tensor = array(graph, dtype, shape_of(graph, shape)?, data)?;
         // Only here the array itself is big-endian: the other functions make it native.
         tensor.held.big_endian = element(graph, dtype)?.1;
-        match graph.text(order)? {
-            "C" => {}
-            "F" => fortran(&mut tensor),
+        match (graph.text(order)?, axes) {
+            ("C", []) => {}
+            ("F", []) => fortran(&mut tensor),
+            ("K", &[axes]) => transpose(&mut tensor, &shape_of(graph, axes)?)?,
             _ => return None,
         }
         return Some(tensor);
@@ -112,6 +113,19 @@ fn fortran(tensor: &mut Tensor<'_>) {
     let mut strides = layout::contiguous_strides(&reversed);
     strides.reverse();
     tensor.strides = Some(strides);
+}
+
+/// Puts the axes in another order: each number of it says which of the axes so far comes there.
+fn transpose(tensor: &mut Tensor<'_>, order: &[u64]) -> Option<()> {
+    let strides = layout::contiguous_strides(&tensor.shape);
+    let mut axes: Vec<Option<(u64, u64)>> = tensor.shape.iter().copied().zip(strides).map(Some).collect();
+    if order.len() != axes.len() {
+        return None;
+    }
+    let take = |&axis: &u64| axes.get_mut(crate::format::len_usize(axis)?)?.take();
+    let (shape, strides) = order.iter().map(take).collect::<Option<(Vec<u64>, Vec<u64>)>>()?;
+    (tensor.shape, tensor.strides) = (shape, Some(strides));
+    Some(())
 }
 
 /// The dtype that `dtype('f4', False, True)` with the state `(3, '<', None, None, None, -1, -1, 0)` is, and whether it is big-endian.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::archive::Record;
 use super::super::made::{self, Form, Measure};
-use super::super::pickle::{Items, Payload};
+use super::super::pickle::{INLINE_LEN, Items, Payload};
 use super::super::vocabulary::TorchDType;
 use super::budget::Budget;
 use super::lists;
@@ -69,6 +69,10 @@ impl Planned {
     }
 }
 
+/// From this length on, bytes of the pickle get a storage of their own. It is that of the array, not of how the pickle has it: what is
+/// saved again in another way must come out the same. What is not read into the graph is longer, however it is written.
+const OWN_LEN: u64 = INLINE_LEN / 2;
+
 /// The storages so far.
 pub(super) struct Storages<'c> {
     container: &'c dyn Container,
@@ -76,9 +80,19 @@ pub(super) struct Storages<'c> {
     by_key: HashMap<String, (usize, u64, &'static str)>,
     /// For each dtype, the storage that short arrays and lists of it share.
     pools: HashMap<DType, usize>,
-    /// What has been decoded: payloads by their places, bytes of the graph by their addresses.
+    /// The storages of long arrays: of payloads by their places, of bytes of the graph by their addresses.
     payloads: HashMap<(u64, u64, Form), usize>,
-    blobs: HashMap<(usize, usize, Form, DType), u64>,
+    blobs: HashMap<(usize, Form), usize>,
+}
+
+/// What bytes of the graph stand for.
+fn decode(bytes: &[u8], form: Form, byte_len: u64, budget: &mut Budget) -> Result<Vec<u8>> {
+    budget.spend(byte_len)?;
+    let mut decoded = Vec::new();
+    let mut changer = made::Changer::new(form, &mut decoded);
+    changer.take(bytes)?;
+    changer.finish()?;
+    Ok(decoded)
 }
 
 impl<'c> Storages<'c> {
@@ -138,27 +152,28 @@ impl<'c> Storages<'c> {
     ) -> Result<(usize, u64)> {
         let form = Form { latin1: blob.latin1, swap };
         match blob.place {
-            Place::Here(bytes) => {
+            Place::Here(bytes) if byte_len < OWN_LEN => {
+                let mut decoded = decode(bytes, form, byte_len, budget)?;
                 let pool = self.pool(dtype);
-                let key = (bytes.as_ptr().addr(), bytes.len(), form, dtype);
-                if let Some(&start) = self.blobs.get(&key) {
-                    return Ok((pool, start));
-                }
-                budget.spend(byte_len)?;
-                let mut out = Vec::new();
-                let mut changer = made::Changer::new(form, &mut out);
-                changer.take(bytes)?;
-                changer.finish()?;
                 let start = match self.planned.get_mut(pool) {
                     Some(Planned::Held(held)) => {
                         let start = len_u64(held.len());
-                        held.append(&mut out);
+                        held.append(&mut decoded);
                         start
                     }
                     _ => 0,
                 };
-                self.blobs.insert(key, start);
                 Ok((pool, start))
+            }
+            Place::Here(bytes) => {
+                let key = (bytes.as_ptr().addr(), form);
+                if let Some(&number) = self.blobs.get(&key) {
+                    return Ok((number, 0));
+                }
+                let decoded = decode(bytes, form, byte_len, budget)?;
+                let number = self.plan(Planned::Held(decoded));
+                self.blobs.insert(key, number);
+                Ok((number, 0))
             }
             Place::InFile(payload) => {
                 let key = (payload.offset, payload.len, form);

@@ -142,7 +142,12 @@ fn is_no_hooks(graph: &Graph, hooks: Ref) -> bool {
         hooks => graph.call(hooks).is_some_and(|call| {
             let name = graph.global(call.callable);
             let ordered = name.is_some_and(|name| (&*name.module, &*name.name) == ("collections", "OrderedDict"));
-            ordered && is_plain(call) && graph.tuple(call.args).is_some_and(<[Ref]>::is_empty)
+            let none = match graph.tuple(call.args) {
+                Some([]) => true,
+                Some(&[items]) => matches!(graph.get(items), Some(Node::List(items)) if items.len() == 0),
+                _ => false,
+            };
+            ordered && is_plain(call) && none
         }),
     }
 }

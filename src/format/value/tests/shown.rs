@@ -28,26 +28,84 @@ dict of 5
 │  └─ "h": tensor "hist" (list)
 ├─ "again": see #0
 ├─ ("a", 1): list of 100: [0, 1, 2, 3, 4, … 95 more]
-├─ "names": list of 3
-│  ├─ 0: "x\u{1b}[31m"
-│  ├─ 1: "y"
-│  └─ 2: "z"
+├─ "names": list of 3: ["x\u{1b}[31m", "y", "z"]
 └─ "args": object argparse.Namespace
-   ├─ args: tuple of 0
-   └─ state: dict of 1
-      └─ "lr": 0.5"#;
+   └─ .lr: 0.5"#;
     assert_eq!(sample().tree(options).to_string(), expected.trim_start());
 }
 
 #[test]
 fn a_tree_keeps_to_its_limits() {
-    let options = TreeOptions { max_items: 2, max_text: 3, max_depth: 1 };
+    let options = TreeOptions { max_items: 2, max_text: 3, max_depth: 1, ..TreeOptions::default() };
     let expected = "dict of 5\n├─ \"mod\"…: #0 ordered dict of 2\n├─ \"aga\"…: see #0\n└─ … 3 more";
     assert_eq!(sample().tree(options).to_string(), expected);
     let value = Value::from(vec![Value::Bytes(vec![0xAB; 9]), "long".into(), Value::integer(true, &[9; 9])]);
     let options = TreeOptions { max_text: 3, ..TreeOptions::default() };
     let expected = "list of 3\n├─ 0: bytes, 9 bytes: ababab…\n├─ 1: \"lon\"…\n└─ 2: integer of 9 bytes";
     assert_eq!(value.tree(options).to_string(), expected);
+}
+
+#[test]
+fn a_tree_shows_attributes_and_counts_those_with_nothing_in_them() {
+    let mut module = Object::new(Global::new("torch.nn", "Linear"));
+    module.args = Some(Value::Tuple(vec![]));
+    module.new = Some("newobj".to_owned());
+    let parameters = Dict::from([("weight", Value::tensor("w")), ("bias", Value::Null)]);
+    let hooks = || Value::from(Dict::of_kind(DictKind::Ordered));
+    let state = Dict::from([
+        ("training", Value::from(true)),
+        ("_parameters", parameters.into()),
+        ("_hooks", hooks()),
+        ("_more\u{1b}", Value::Null),
+        ("_buffers", Value::Set(vec![])),
+        ("hooks", hooks()),
+    ]);
+    module.state = Some(state.into());
+    let module = Value::from(module);
+    let describe = |name: &str| (name == "w").then(|| "f32 [2, 3]".to_owned());
+    let expected = r#"
+object torch.nn.Linear
+├─ .training: true
+├─ ._parameters: dict of 2
+│  ├─ "weight": tensor "w" f32 [2, 3]
+│  └─ "bias": null
+├─ .hooks: ordered dict of 0
+└─ … 3 empty"#;
+    assert_eq!(module.tree(TreeOptions::default()).describe(&describe).to_string(), expected.trim_start());
+    let options = TreeOptions { max_items: 1, ..TreeOptions::default() };
+    let expected = "object torch.nn.Linear\n├─ .training: true\n└─ … 2 more, 3 empty";
+    assert_eq!(module.tree(options).to_string(), expected);
+    let mut call = Object::new(Global::new("torch._utils", "_rebuild_sparse_tensor"));
+    call.args = Some(Value::Tuple(vec![Value::Tuple(vec![3.into()]), Value::tensor("w")]));
+    let expected = "object torch._utils._rebuild_sparse_tensor\n├─ 0: tuple of 1: (3,)\n└─ 1: tensor \"w\"";
+    assert_eq!(Value::from(call).tree(TreeOptions::default()).to_string(), expected);
+    // What is no dictionary of names, or can be referred to, is shown as what it is.
+    for (state, line) in
+        [(Value::from(5), "state: 5"), (Value::Shareable(Box::new(hooks())), "state: #0 ordered dict of 0")]
+    {
+        let mut object = Object::new(Global::new("m", "C"));
+        object.state = Some(state);
+        assert_eq!(Value::from(object).tree(TreeOptions::default()).to_string(), format!("object m.C\n└─ {line}"));
+    }
+}
+
+#[test]
+fn a_tree_shows_long_lists_and_tables_in_part() {
+    let options = TreeOptions { max_list: 2, ..TreeOptions::default() };
+    let long: Value = (0..5).map(|i| format!("{i}{}", "x".repeat(30))).collect();
+    let row = |i: i64| (format!("r{i}"), Dict::from([("version", i)]));
+    let value = Value::from(Dict::from([("long", long), ("table", Dict::from_iter((0..5).map(row)).into())]));
+    let expected = r#"
+dict of 2
+├─ "long": list of 5
+│  ├─ 0: "0xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+│  ├─ 1: "1xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+│  └─ … 3 more
+└─ "table": dict of 5
+   ├─ "r0": dict of 1: {"version": 0}
+   ├─ "r1": dict of 1: {"version": 1}
+   └─ … 3 more"#;
+    assert_eq!(value.tree(options).to_string(), expected.trim_start());
 }
 
 #[test]
@@ -85,11 +143,9 @@ list of 8
 │  └─ "k": NaN
 ├─ 4: text with surrogates, 3 bytes: eda080
 ├─ 5: tensor "w" (parameter\u{1b}, location "cuda:0", requires_grad)
-│  └─ "state": dict of 1
-│     └─ "k": 1
-├─ 6: torch.Size(tuple of 2: (2, 3))
+│  └─ "state": dict of 1: {"k": 1}
+├─ 6: torch.Size((2, 3))
 └─ 7: object of a class that is an object
-   ├─ new: "newobj"
    └─ class: m.make()"#;
     assert_eq!(value.tree(TreeOptions::default()).to_string(), expected.trim_start());
 }
