@@ -1368,10 +1368,10 @@ fn tiny_compressed_records_cost_what_they_hold() {
     entries[0] = Entry::new("archive/data.pkl", &pickle.op(APPENDS).stop());
     let file = Zip::new(entries).build();
     let opened = open(&file).unwrap();
-    let mut taken_bytes = 0;
     let (report, taken) = taken(|| opened.verify_with(&one_thread()).unwrap());
-    taken_bytes += taken.peak;
-    assert!(report.is_valid() && taken_bytes < MIB, "{taken:?}");
+    assert!(report.is_valid());
+    // The directory is read once more, and that is all: a few times what it is in the file.
+    assert!(taken.peak < 4 * file.len(), "{taken:?} for {}", file.len());
 }
 
 // TorchScript.

@@ -110,10 +110,20 @@ impl Archive {
         self.by_name.get(&whole).and_then(|&number| self.records.get(number))
     }
 
+    /// All records, in the order of the directory.
+    pub(super) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
     /// Whether it holds a program of TorchScript.
     pub(super) fn is_torchscript(&self) -> bool {
         self.get("constants.pkl").is_some()
     }
+}
+
+/// Whether a file has a directory where that of an archive would be.
+pub(super) fn has_directory(source: &dyn ReadAt) -> bool {
+    Directory::find(source).is_ok()
 }
 
 /// Whether a file that begins as a ZIP archive does is a checkpoint: whether its directory names a pickle where one would be.
@@ -131,16 +141,6 @@ pub(crate) fn is_torch(source: &dyn ReadAt, limits: &Limits) -> bool {
         Ok::<bool, Error>(entries.iter().any(|(record, _)| record.name == pickle))
     };
     names().unwrap_or(false)
-}
-
-/// Reads every record of an archive, and checks its length and CRC-32.
-///
-/// # Errors
-/// The first that is wrong.
-#[cfg(feature = "fs")]
-pub(super) fn check_records(source: &dyn ReadAt, limits: &Limits) -> Result<()> {
-    let archive = Archive::read(source, limits)?;
-    archive.records.iter().try_for_each(|record| copy_record(source, record, &mut std::io::sink()))
 }
 
 /// Reads a record into memory, if it is at most so long, and checks its CRC-32.

@@ -68,5 +68,5 @@ pub(crate) fn check(source: &dyn ReadAt) -> Result<()> {
     let start = start.get_mut(..crate::format::len_usize(len.min(64)).unwrap_or_default()).unwrap_or_default();
     source.read_exact_at(start, 0).map_err(|e| Error::io("cannot read", e))?;
     read_index(start, source, &Limits::NONE)?;
-    if super::is_torch_legacy(start) { Ok(()) } else { archive::check_records(source, &Limits::NONE) }
+    if super::is_torch_legacy(start) { Ok(()) } else { records::check_all(source) }
 }

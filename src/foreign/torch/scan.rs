@@ -8,14 +8,11 @@ use std::collections::{HashMap, HashSet};
 use super::archive::{Archive, Method, Record, read_record};
 use super::pickle::{self, Graph, Input, Node, Ref};
 use super::verdicts::{self, Verdict};
+use super::zip::{inflated_most, most_of};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::limits::Limits;
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
-
-/// A compressed pickle may become so many times as long; and may have this length in any case.
-const MAX_PICKLE_RATIO: u64 = 64;
-const MAX_SMALL_PICKLE: u64 = 16 << 20;
 
 /// Attributes of attributes are followed so deep.
 const MAX_DEPTH: usize = 16;
@@ -154,6 +151,8 @@ struct Scanner {
     /// Where each global is among those of the scan.
     places: HashMap<(String, String), usize>,
     attributes: HashSet<usize>,
+    /// How many bytes the machine may take up.
+    most: u64,
 }
 
 impl Scanner {
@@ -168,13 +167,14 @@ impl Scanner {
     }
 
     fn record(&mut self, source: &dyn ReadAt, record: &Record) -> Result<()> {
+        self.most = most_of(record);
         match record.method {
             Method::Stored => {
                 let end = record.data_offset.saturating_add(record.len);
                 self.pickle(source, record.data_offset, end).map(drop)
             }
             Method::Deflated => {
-                let most = MAX_SMALL_PICKLE.max(record.stored_len.saturating_mul(MAX_PICKLE_RATIO));
+                let most = inflated_most(record);
                 let held = match read_record(source, record, most) {
                     Ok(held) => held,
                     Err(e) if e.kind() == ErrorKind::Io => return Err(e),
@@ -190,6 +190,7 @@ impl Scanner {
 
     /// Older files are five pickles, each of which is loaded.
     fn legacy(&mut self, source: &dyn ReadAt) -> Result<()> {
+        self.most = u64::MAX;
         const PICKLES: usize = 5;
         let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
         let mut at = 0;
@@ -212,7 +213,7 @@ impl Scanner {
         frames: usize,
     ) -> Result<Option<u64>> {
         let mut input = Input::new(source, start, end);
-        let e = match pickle::read(&mut input, u64::MAX) {
+        let e = match pickle::read(&mut input, self.most) {
             Ok((graph, _)) => {
                 self.take(&graph);
                 return Ok(Some(input.offset()));
@@ -230,7 +231,7 @@ impl Scanner {
             return self.pickle_or_beginning(&frame, (start, end), frames).map(|_| None);
         }
         let ended = Ended { source, at };
-        if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len())), u64::MAX) {
+        if let Ok((graph, _)) = pickle::read(&mut Input::new(&ended, start, end.max(ended.len())), self.most) {
             self.take(&graph);
         }
         Ok(None)
@@ -409,7 +410,7 @@ mod tests {
     use super::*;
 
     fn scanned(pickle: &[u8]) -> Scan {
-        let mut scanner = Scanner::default();
+        let mut scanner = Scanner { most: u64::MAX, ..Scanner::default() };
         scanner.pickle(&pickle.to_vec(), 0, len_u64(pickle.len())).unwrap();
         scanner.scan
     }

@@ -25,6 +25,27 @@ const WARRANTED: u64 = 1 << 10;
 /// What a byte of a pickle may take up in the machine.
 const GRAPH_RATIO: u64 = 128;
 
+/// How long a compressed pickle may become.
+pub(super) fn inflated_most(record: &Record) -> u64 {
+    MAX_SMALL_PICKLE.max(record.stored_len.saturating_mul(MAX_PICKLE_RATIO))
+}
+
+/// As how long a pickle counts when it is bounded what may be made of it.
+fn warranted(record: &Record) -> u64 {
+    match record.method {
+        Method::Stored => record.len,
+        Method::Deflated => record.stored_len.saturating_mul(WARRANTED_RATIO).saturating_add(WARRANTED).min(record.len),
+    }
+}
+
+/// How many bytes the machine may take up that reads this pickle.
+pub(super) fn most_of(record: &Record) -> u64 {
+    match record.method {
+        Method::Stored => u64::MAX,
+        Method::Deflated => warranted(record).saturating_mul(GRAPH_RATIO),
+    }
+}
+
 /// The index of such a checkpoint.
 ///
 /// **Cost**: reads the directory of the archive, a local header for each record, and the pickle, whose CRC-32 is checked.
@@ -104,23 +125,13 @@ impl Part<'_> {
             None => (self.source, record.data_offset),
         };
         let mut input = Input::new(pickle, start, start.saturating_add(record.len));
-        let warranted = match record.method {
-            Method::Stored => record.len,
-            Method::Deflated => {
-                record.stored_len.saturating_mul(WARRANTED_RATIO).saturating_add(WARRANTED).min(record.len)
-            }
-        };
-        let most = match record.method {
-            Method::Stored => u64::MAX,
-            Method::Deflated => warranted.saturating_mul(GRAPH_RATIO),
-        };
-        let (graph, root) = pickle::read(&mut input, most)?;
+        let (graph, root) = pickle::read(&mut input, most_of(record))?;
         if input.left() > 0 {
             let message = format!("{} goes on for {} bytes after its end", self.pickle, input.left());
             return Err(wrong(message).with_offset(input.offset()));
         }
         let container = Records { part: self, pickle };
-        let rebuilt = rebuild::rebuild(&graph, root, warranted, &container)?;
+        let rebuilt = rebuild::rebuild(&graph, root, warranted(record), &container)?;
         Ok((rebuilt, inflated))
     }
 
@@ -135,7 +146,7 @@ impl Part<'_> {
                 Ok(None)
             }
             Method::Deflated => {
-                if record.len > MAX_SMALL_PICKLE.max(record.stored_len.saturating_mul(MAX_PICKLE_RATIO)) {
+                if record.len > inflated_most(record) {
                     let message = format!(
                         "{} would become {} bytes, more than {MAX_PICKLE_RATIO} times what it is compressed",
                         self.pickle, record.len
