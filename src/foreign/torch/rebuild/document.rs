@@ -47,6 +47,15 @@ pub(super) struct Document<'g, 'c> {
     budget: Budget,
 }
 
+/// What comes of going to a node.
+enum Begun<'g> {
+    /// It has begun before, as the shareable value of that number.
+    Before(u64),
+    /// Nothing else refers to it, or it is repeated where something does.
+    Once(Meaning<'g>),
+    Shared(Meaning<'g>),
+}
+
 #[cold]
 fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Malformed, message)
@@ -67,14 +76,20 @@ impl<'g, 'c> Document<'g, 'c> {
     }
 
     fn value(&mut self, value: Ref) -> Result<Value> {
-        self.budget.spend(VALUE_COST)?;
         match value {
-            Ref::None => Ok(Value::Null),
-            Ref::Bool(value) => Ok(Value::Bool(value)),
-            Ref::Int(value) => Ok(Value::Int(value)),
-            Ref::Float(value) => Ok(Value::Float(value)),
             Ref::Node(node) => self.node(value, len_usize(node.into()).unwrap_or(usize::MAX)),
+            small => self.small(small),
         }
+    }
+
+    fn small(&mut self, value: Ref) -> Result<Value> {
+        self.budget.spend(VALUE_COST)?;
+        Ok(match value {
+            Ref::None | Ref::Node(_) => Value::Null,
+            Ref::Bool(value) => Value::Bool(value),
+            Ref::Int(value) => Value::Int(value),
+            Ref::Float(value) => Value::Float(value),
+        })
     }
 
     /// Goes so many levels deeper, if there are as many; [`leave`](Self::leave) takes them back.
@@ -91,23 +106,36 @@ impl<'g, 'c> Document<'g, 'c> {
     }
 
     fn node(&mut self, value: Ref, node: usize) -> Result<Value> {
+        match self.begin(value, node)? {
+            Begun::Before(number) => Ok(Value::SharedRef(number)),
+            Begun::Once(meaning) => self.meant(&meaning),
+            Begun::Shared(meaning) => self.shareable(&meaning),
+        }
+    }
+
+    fn begin(&mut self, value: Ref, node: usize) -> Result<Begun<'g>> {
+        self.budget.spend(VALUE_COST)?;
         let is_shared = self.counts.get(node).is_some_and(|&count| count >= 2);
         // Before anything is asked of its meaning, which may take long to tell.
         if is_shared && let Some(number) = self.numbers.get(node).and_then(|number| number.checked_sub(1)) {
             self.enter(1)?;
             self.leave(1);
-            return Ok(Value::SharedRef(number));
+            return Ok(Begun::Before(number));
         }
         let meaning = meaning::of(self.graph, value);
         if !is_shared || shared::is_repeated(&meaning) {
-            return self.meant(&meaning);
+            return Ok(Begun::Once(meaning));
         }
         self.begun = self.begun.saturating_add(1);
         if let Some(number) = self.numbers.get_mut(node) {
             *number = self.begun;
         }
+        Ok(Begun::Shared(meaning))
+    }
+
+    fn shareable(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
         self.enter(1)?;
-        let made = self.meant(&meaning)?;
+        let made = self.meant(meaning)?;
         self.leave(1);
         Ok(Value::Shareable(Box::new(made)))
     }
@@ -115,24 +143,22 @@ impl<'g, 'c> Document<'g, 'c> {
     fn meant(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
         match meaning {
             Meaning::List(items) => self.list(items),
-            Meaning::Tuple(items) => Ok(Value::Tuple(self.sequence(items, TUPLE_LEVELS)?)),
-            Meaning::Set(items) => Ok(Value::Set(self.elements(*items)?)),
-            Meaning::FrozenSet(items) => Ok(Value::FrozenSet(self.elements(*items)?)),
+            Meaning::Tuple(items) => self.sequence(items, TUPLE_LEVELS).map(Value::Tuple),
+            Meaning::Set(items) => self.elements(*items).map(Value::Set),
+            Meaning::FrozenSet(items) => self.elements(*items).map(Value::FrozenSet),
             Meaning::Dict(dict) => self.dict(dict),
             Meaning::Tensor(tensor) => self.tensor(tensor),
             Meaning::Object(call) => self.object(call),
-            leaf => {
-                // No leaf takes more than an object with a tuple of arguments.
-                let levels = if matches!(leaf, Meaning::Extension(_)) { 4 } else { 2 };
-                self.enter(levels)?;
-                self.leave(levels);
-                self.leaf(leaf)
-            }
+            leaf => self.leaf(leaf),
         }
     }
 
     /// What holds no other values.
     fn leaf(&mut self, meaning: &Meaning<'g>) -> Result<Value> {
+        // None takes more than an object with a tuple of arguments.
+        let levels = if matches!(meaning, Meaning::Extension(_)) { 4 } else { 2 };
+        self.enter(levels)?;
+        self.leave(levels);
         match meaning {
             Meaning::Bool(value) => Ok(Value::Bool(*value)),
             Meaning::Int(value) => Ok(Value::Int(*value)),
@@ -222,15 +248,15 @@ impl<'g, 'c> Document<'g, 'c> {
 
     /// The value at a position.
     fn at(&mut self, position: usize, value: Ref) -> Result<Value> {
-        match value {
-            Ref::Node(_) => {
-                let left = self.names.enter(&position.to_string());
-                let made = self.value(value);
-                self.names.leave(left);
-                made
-            }
-            small => self.value(small),
-        }
+        let Ref::Node(_) = value else { return self.small(value) };
+        let left = self.enter_position(position);
+        let made = self.value(value);
+        self.names.leave(left);
+        made
+    }
+
+    fn enter_position(&mut self, position: usize) -> usize {
+        self.names.enter(&position.to_string())
     }
 
     /// The value under a key.

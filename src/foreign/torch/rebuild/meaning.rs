@@ -276,7 +276,7 @@ fn container<'g>(graph: &'g Graph, call: &'g Call) -> Option<Meaning<'g>> {
 }
 
 /// The keys and values of a list of pairs.
-pub(super) fn pairs(graph: &Graph, items: Ref) -> Option<Vec<(Ref, Ref)>> {
+fn pairs(graph: &Graph, items: Ref) -> Option<Vec<(Ref, Ref)>> {
     let Node::List(Items::Refs(items)) = graph.get(items)? else { return None };
     let pair = |&item: &Ref| match graph.get(item)? {
         Node::List(Items::Refs(pair)) => pair.first_chunk::<2>().filter(|_| pair.len() == 2).copied(),

@@ -1,12 +1,12 @@
 //! Which nodes are referred to more than once.
 
-use super::super::pickle::{Graph, How, Ref};
+use super::super::pickle::{Graph, How, Node, Ref};
 use super::budget::Budget;
 use super::lists;
 use super::meaning::{self, Meaning, Place};
 use super::tensor::Data;
 use crate::error::Result;
-use crate::format::len_usize;
+use crate::format::{len_u64, len_usize};
 
 /// Texts, bytes and large integers up to this length are repeated where they occur; longer ones are kept once.
 pub(super) const REPEATED_LEN: u64 = 64;
@@ -34,7 +34,7 @@ pub(super) fn count(graph: &Graph, root: Ref, budget: &mut Budget) -> Result<Vec
     meet(root, &mut open);
     while let Some(value) = open.pop() {
         let meaning = meaning::of(graph, value);
-        let mut met = looked_through(&meaning);
+        let mut met = looked_through(graph, &meaning);
         each_within(graph, &meaning, |within| {
             met = met.saturating_add(1);
             meet(within, &mut open);
@@ -44,14 +44,24 @@ pub(super) fn count(graph: &Graph, root: Ref, budget: &mut Budget) -> Result<Vec
     Ok(counts)
 }
 
-/// How many bytes were looked through to know what something means: those of text that stands for bytes, which many can share.
-fn looked_through(meaning: &Meaning<'_>) -> u64 {
+/// How much was looked through to know what something means: bytes of text that stands for bytes, or a list that might have been one of
+/// pairs. Many can share it.
+fn looked_through(graph: &Graph, meaning: &Meaning<'_>) -> u64 {
     let blob = match meaning {
         Meaning::Bytes(blob) | Meaning::ByteArray(blob) => blob,
         Meaning::Tensor(tensor) => match &tensor.data {
             Data::Blob(blob, _) => blob,
             Data::Storage(_) => return 0,
         },
+        Meaning::Object(call) => {
+            return match graph.tuple(call.args) {
+                Some(&[Ref::Node(items)]) => match graph.node(items) {
+                    Some(Node::List(items)) => len_u64(items.len()),
+                    _ => 0,
+                },
+                _ => 0,
+            };
+        }
         _ => return 0,
     };
     if blob.latin1 && matches!(blob.place, Place::Here(_)) { blob.written_len() } else { 0 }

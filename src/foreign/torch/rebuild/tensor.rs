@@ -2,7 +2,7 @@
 
 use super::super::pickle::{Call, Graph, How, Node, Ref};
 use super::super::vocabulary::{self, TorchDType};
-use super::meaning::{self, Blob, is_plain};
+use super::meaning::{Blob, is_plain};
 use crate::format::dtype::DType;
 
 /// A tensor, not yet checked against its storage.
@@ -144,7 +144,7 @@ fn is_no_hooks(graph: &Graph, hooks: Ref) -> bool {
             let ordered = name.is_some_and(|name| (&*name.module, &*name.name) == ("collections", "OrderedDict"));
             let none = match graph.tuple(call.args) {
                 Some([]) => true,
-                Some(&[items]) => meaning::pairs(graph, items).is_some_and(|pairs| pairs.is_empty()),
+                Some(&[items]) => matches!(graph.get(items), Some(Node::List(items)) if items.len() == 0),
                 _ => false,
             };
             ordered && is_plain(call) && none
