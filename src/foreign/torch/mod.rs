@@ -9,9 +9,10 @@
 //! export    the way back: an archive as PyTorch writes it
 //! module    modules that were pickled whole: their parameters and buffers
 //! records   the parts of the archive, for verification
-//! scan      what the pickles name, and what to think of it
+//! scan      what the pickles name, and what to think of it: verdicts, and what PyTorch accepts by default
 //! ```
 
+mod accepted;
 mod archive;
 mod assemble;
 mod export;

@@ -3,7 +3,7 @@
 //! Facts about Python's library, NumPy and PyTorch. The list cannot be complete: what is on neither side is unknown, and only a name that is
 //! safe is a promise.
 
-use super::vocabulary;
+use super::accepted;
 
 /// What to think of a name that a pickle holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,16 +27,13 @@ impl Verdict {
     }
 }
 
-/// Modules, and the names in each of them that are plain data.
+/// Modules, and the names in each of them that are plain data; besides those that PyTorch accepts by default.
 const SAFE: &[(&[&str], &[&str])] = &[
-    (&["collections"], &["OrderedDict", "Counter", "defaultdict", "deque"]),
+    (&["collections"], &["defaultdict", "deque"]),
     (
         &["builtins", "__builtin__"],
         &[
-            "set",
             "frozenset",
-            "complex",
-            "bytearray",
             "bytes",
             "list",
             "tuple",
@@ -55,7 +52,6 @@ const SAFE: &[(&[&str], &[&str])] = &[
             "NotImplemented",
         ],
     ),
-    (&["_codecs"], &["encode"]),
     (&["copyreg", "copy_reg"], &["_reconstructor", "__newobj__", "__newobj_ex__"]),
     (&["datetime"], &["datetime", "date", "time", "timedelta", "timezone"]),
     (
@@ -101,58 +97,11 @@ const SAFE: &[(&[&str], &[&str])] = &[
         &["_reconstruct", "scalar", "ndarray", "dtype"],
     ),
     (&["numpy.core.numeric", "numpy._core.numeric"], &["_frombuffer"]),
-    (
-        &["torch"],
-        &[
-            "Size",
-            "device",
-            "Tensor",
-            "UntypedStorage",
-            "_UntypedStorage",
-            "per_tensor_affine",
-            "per_channel_affine",
-            "per_tensor_symmetric",
-            "per_channel_symmetric",
-            "per_channel_affine_float_qparams",
-            "int1",
-            "int2",
-            "int3",
-            "int4",
-            "int5",
-            "int6",
-            "int7",
-            "uint1",
-            "uint2",
-            "uint3",
-            "uint4",
-            "uint5",
-            "uint6",
-            "uint7",
-        ],
-    ),
-    (&["torch.storage"], &["TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"]),
-    (&["torch.nn.parameter"], &["Parameter", "Buffer"]),
-    (
-        &["torch._utils"],
-        &[
-            "_rebuild_tensor",
-            "_rebuild_tensor_v2",
-            "_rebuild_tensor_v3",
-            "_rebuild_parameter",
-            "_rebuild_parameter_with_state",
-            "_rebuild_qtensor",
-            "_rebuild_sparse_tensor",
-            "_rebuild_sparse_csr_tensor",
-            "_rebuild_nested_tensor",
-            "_rebuild_meta_tensor_no_storage",
-            "_rebuild_wrapper_subclass",
-            "_rebuild_device_tensor_from_numpy",
-            "_rebuild_device_tensor_from_cpu_tensor",
-            "_rebuild_xla_tensor",
-        ],
-    ),
-    (&["torch._tensor", "torch.tensor"], &["_rebuild_from_type_v2"]),
-    (&["torch.serialization"], &["_get_layout"]),
+    (&["torch"], &["UntypedStorage", "_UntypedStorage"]),
+    (&["torch.storage"], &["_TypedStorage", "_UntypedStorage"]),
+    (&["torch.nn.parameter"], &["Buffer"]),
+    (&["torch._utils"], &["_rebuild_sparse_csr_tensor", "_rebuild_xla_tensor"]),
+    (&["torch.tensor"], &["_rebuild_from_type_v2"]),
     (
         &["torch.jit._pickle"],
         &[
@@ -165,9 +114,6 @@ const SAFE: &[(&[&str], &[&str])] = &[
         ],
     ),
 ];
-
-/// Where PyTorch has classes of storages and of tensors for each dtype.
-const TYPED: &[&str] = &["torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse"];
 
 /// Modules of which every name, and every module within, is dangerous.
 const DANGEROUS_MODULES: &[&str] = &[
@@ -393,20 +339,8 @@ pub(super) fn of(module: &str, name: &str) -> Verdict {
 }
 
 fn is_safe(module: &str, name: &str) -> bool {
-    listed(SAFE, module, |safe| name == safe) || is_typed(module, name)
-}
-
-/// Whether it is one of PyTorch's dtypes, or the class of tensors or storages of one.
-fn is_typed(module: &str, name: &str) -> bool {
-    if module == "torch" && vocabulary::dtype_named(name).is_some() {
-        return true;
-    }
-    let storage = match name.strip_suffix("Tensor") {
-        Some("") => return false,
-        Some(kind) => format!("{kind}Storage"),
-        None => name.to_owned(),
-    };
-    TYPED.contains(&module) && vocabulary::dtype_of_storage(&storage).is_some()
+    let newer = if module == "__builtin__" { "builtins" } else { module };
+    listed(SAFE, module, |safe| name == safe) || accepted::is_accepted(newer, name)
 }
 
 fn is_dangerous(module: &str, name: &str) -> bool {

@@ -8,7 +8,6 @@
 //! The pickle is written twice: first to nowhere, for its length and the order of the storages; then into the archive, which is written in
 //! one pass.
 
-mod accepted;
 mod archive;
 mod opcodes;
 mod storages;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 
-use super::accepted;
+use super::super::accepted;
 use crate::error::{Error, Result};
 use crate::format::len_u64;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::accepted;
+use super::super::accepted;
 use super::opcodes::{
     APPENDS, BATCH, BUILD, EMPTY_DICT, EMPTY_LIST, MARK, NEWOBJ, NEWOBJ_EX, NONE, Opcodes, POP, REDUCE, SETITEMS,
 };

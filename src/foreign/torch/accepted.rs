@@ -1,6 +1,6 @@
 //! What a default `torch.load` (`weights_only=True`) takes without being told to.
 
-use super::super::vocabulary;
+use super::vocabulary;
 
 /// Names by module, in the order of the alphabet.
 const ACCEPTED: &[(&str, &[&str])] = &[
