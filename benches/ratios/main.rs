@@ -5,6 +5,7 @@ mod machine;
 mod measure;
 mod open;
 mod save;
+mod torch;
 
 use machine::Machine;
 use measure::Table;
@@ -21,7 +22,8 @@ fn main() {
     println!("{machine}");
     let mut table = Table::default();
     type Group = fn(&Machine, &mut Table);
-    let groups: [(&str, Group); 3] = [("open", open::run), ("load", load::run), ("save", save::run)];
+    let groups: [(&str, Group); 4] =
+        [("open", open::run), ("load", load::run), ("save", save::run), ("torch", torch::run)];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.contains(&name) {
             eprintln!("{name} ...");

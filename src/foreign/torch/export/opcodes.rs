@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 
 use super::super::accepted;
+use super::super::rebuild::is_nested_class;
 use crate::error::{Error, Result};
 use crate::format::len_u64;
 
@@ -200,7 +201,7 @@ impl<'w, 'd> Opcodes<'w, 'd> {
         }
         match name.rsplit_once('.') {
             // `torch.save` does the same: later protocols have an opcode for it, this one has a call.
-            Some((outer, inner)) if !outer.is_empty() && !inner.is_empty() => {
+            Some((outer, inner)) if is_nested_class(module, name) => {
                 self.global("builtins", "getattr")?;
                 self.global(module, outer)?;
                 self.text_once(inner.as_bytes())?;

@@ -286,20 +286,36 @@ fn pairs(graph: &Graph, items: Ref) -> Option<Vec<(Ref, Ref)>> {
     items.iter().map(|item| pair(item).map(|[key, value]| (key, value))).collect()
 }
 
+/// Classes within classes within classes.
+const MAX_ATTRIBUTES: usize = 8;
+/// The longest name of a class within another.
+const MAX_ATTRIBUTE_LEN: usize = 128;
+
+/// Whether this can be the name of a class within a class.
+fn is_attribute(name: &str) -> bool {
+    !name.is_empty() && !name.contains('.') && name.len() <= MAX_ATTRIBUTE_LEN
+}
+
+/// Whether calls of `getattr` for the parts of a name with dots mean that name.
+pub(in super::super) fn is_nested_class(module: &str, name: &str) -> bool {
+    let mut parts = name.split('.');
+    let outermost = parts.next().unwrap_or_default();
+    let is_function = module == "builtins" && outermost == "getattr";
+    !outermost.is_empty() && !is_function && parts.clone().count() <= MAX_ATTRIBUTES && parts.all(is_attribute)
+}
+
 /// `getattr(class, "Inner")`: how protocol 2 names what is within a class.
 fn attribute<'g>(graph: &'g Graph, call: &'g Call) -> Option<Meaning<'g>> {
-    /// Classes within classes within classes.
-    const MAX_PARTS: usize = 8;
     let mut parts = Vec::new();
     let mut call = call;
     loop {
         let getattr = graph.global(call.callable)?;
-        if !is_plain(call) || (&*getattr.module, &*getattr.name) != ("builtins", "getattr") || parts.len() >= MAX_PARTS
-        {
+        let is_getattr = (&*getattr.module, &*getattr.name) == ("builtins", "getattr");
+        if !is_plain(call) || !is_getattr || parts.len() >= MAX_ATTRIBUTES {
             return None;
         }
         let &[of, name] = graph.tuple(call.args)? else { return None };
-        parts.push(graph.text(name).filter(|name| !name.is_empty() && !name.contains('.') && name.len() <= 64)?);
+        parts.push(graph.text(name).filter(|name| is_attribute(name))?);
         if let Some(class) = graph.global(of) {
             // Of `builtins.getattr` and the like nothing is a class within a class: it would be a function to run.
             if (&*class.module, &*class.name) == ("builtins", "getattr") {

@@ -22,6 +22,7 @@ mod storages;
 mod tensor;
 
 pub use lists::LIST_LEN;
+pub(super) use meaning::is_nested_class;
 pub(super) use storages::{Container, Found, Planned};
 pub(super) use tensor::StorageId;
 
