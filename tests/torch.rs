@@ -205,7 +205,8 @@ fn converted(input: &Path) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("out.dolmen");
     let notes = foreign::convert(input, &output, &ConvertOptions::new().validate(true)).unwrap();
-    assert!(notes.is_empty(), "{notes}");
+    let is_script = ["script", "traced"].iter().any(|name| input.ends_with(format!("{name}.pt")));
+    assert_eq!(notes.len(), usize::from(is_script), "{notes}");
     (dir, output)
 }
 
@@ -226,8 +227,14 @@ fn compare(file: &str, facts: &Json) {
         let crc = facts.field("crc") == &Json::Bool(true);
         let mut comparison = Comparison::new(&file, &checkpoint, crc);
         comparison.same(facts.field("document"), &document(&checkpoint));
-        let names: BTreeSet<String> = checkpoint.tensors().map(|t| t.unwrap().name().to_owned()).collect();
-        assert_eq!(comparison.mentioned, names, "{file}: the document and the tensors");
+        // Every tensor is mentioned, or is one that is under a further name.
+        let place = |t: &TensorView<'_>| (t.storage(), t.start(), t.dtype(), t.shape().to_vec(), t.strides().to_vec());
+        let (mentioned, further): (Vec<_>, Vec<_>) =
+            checkpoint.tensors().map(Result::unwrap).partition(|t| comparison.mentioned.contains(t.name()));
+        assert_eq!(mentioned.len(), comparison.mentioned.len(), "{file}: the document and the tensors");
+        for tensor in further {
+            assert!(mentioned.iter().any(|t| place(t) == place(&tensor)), "{file}: {} is not mentioned", tensor.name());
+        }
         checkpoint.verify().unwrap().into_result().unwrap_or_else(|e| panic!("{file}: {e}"));
     }
 }
@@ -425,7 +432,9 @@ fn arrays_lie_in_the_same_storages_however_the_pickle_has_them() {
     };
     let expected = places("numpy_2.pt");
     let own = |name: &str| {
-        expected.iter().filter(|other| other.2 == expected.iter().find(|t| t.0 == name).unwrap().2).count()
+        let storage = expected.iter().find(|t| t.0 == name).unwrap().2;
+        // One that has several names counts once.
+        expected.iter().filter(|other| other.2 == storage).map(|other| other.1).collect::<BTreeSet<_>>().len()
     };
     assert_eq!((own("arrays.middle"), own("arrays.long"), own("arrays.long_bytes")), (1, 1, 1));
     assert!(own("arrays.steps") > 1, "short arrays share a storage");

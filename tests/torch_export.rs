@@ -377,6 +377,33 @@ fn only_tensors_are_written_if_that_is_asked_for() {
 }
 
 #[test]
+fn tied_tensors_are_found_under_each_of_their_names() {
+    let mut b = Builder::new();
+    b.tensor("first", (&[1.0f32, 2.0], [2])).unwrap();
+    let tied = [("first", shareable(Value::tensor("first"))), ("second", Value::SharedRef(0))];
+    b.document(Dict::from(tied).into());
+    let (_, read, notes) = exported(&b, ExportOptions::new());
+    assert!(notes.is_empty(), "{notes}");
+    assert_eq!(read.tensor("second").unwrap().as_slice::<f32>().unwrap(), [1.0, 2.0]);
+    assert_eq!((read.len(), read.storage_count()), (2, 1));
+    assert!(assert_kept_read(&read).is_empty());
+    // Each stands for itself when only tensors are written; what one is understood as, the other is too.
+    let mut bytes = Vec::new();
+    let _ = write(&read, &mut bytes, ExportOptions::new().tensors_only(true)).unwrap();
+    let flat = Checkpoint::from_bytes(&bytes).unwrap();
+    let names: Vec<&str> = flat.tensors().map(|tensor| tensor.unwrap().name()).collect();
+    assert_eq!((names, flat.storage_count()), (vec!["first", "second"], 1));
+}
+
+/// Asserts that what was read is written and read as the same.
+fn assert_kept_read(read: &Checkpoint) -> Notes {
+    let mut bytes = Vec::new();
+    let notes = write(read, &mut bytes, ExportOptions::new()).unwrap();
+    assert!(dolmen(&Checkpoint::from_bytes(&bytes).unwrap()) == dolmen(read));
+    notes
+}
+
+#[test]
 fn without_a_document_tensors_are_a_dictionary_by_name() {
     let mut b = Builder::new();
     b.tensor("b.weight", (&[1.0f32], [1])).unwrap();

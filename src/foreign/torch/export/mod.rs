@@ -14,15 +14,16 @@ mod storages;
 mod tensors;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, BufWriter, Write};
 
 use super::made::Measure;
 use super::vocabulary;
 use crate::error::{Error, Result};
 use crate::foreign::notes::{self, Notes};
+use crate::format::dtype::DType;
 use crate::format::value::{Dict, TensorRef, Value};
-use crate::read::Checkpoint;
+use crate::read::{Checkpoint, TensorView};
 use archive::ArchiveWriter;
 use opcodes::Opcodes;
 use storages::Storages;
@@ -199,17 +200,32 @@ fn document(checkpoint: &Checkpoint, options: ExportOptions, notes: &mut Notes) 
     };
     let mut references = Vec::new();
     let mut known = BTreeSet::new();
+    // How each place is understood; `None`, if it is so in two ways.
+    let mut understood: HashMap<_, Option<TensorRef>> = HashMap::new();
     for value in document.iter().flat_map(Value::descendants) {
         if let Value::Tensor(reference) = value
             && known.insert(reference.name.as_str())
         {
-            references.push(bare(reference));
+            let bare = bare(reference);
+            let before = understood.entry(place(&checkpoint.tensor(&reference.name)?)).or_insert(Some(bare.clone()));
+            if before.as_ref().is_some_and(|before| before.attributes != bare.attributes) {
+                *before = None;
+            }
+            references.push(bare);
         }
     }
     for tensor in checkpoint.tensors() {
-        let name = tensor?.name();
-        if !known.contains(name) {
-            references.push(TensorRef::new(name));
+        let tensor = tensor?;
+        if known.contains(tensor.name()) {
+            continue;
+        }
+        match understood.get(&place(&tensor)) {
+            None => references.push(TensorRef::new(tensor.name())),
+            // A further name of one that the document mentions.
+            Some(Some(same)) => references.push(TensorRef { name: tensor.name().to_owned(), ..same.clone() }),
+            Some(None) => {
+                notes.tensor(tensor.name(), "which of the tensors there it is, cannot be told: it is left out")
+            }
         }
     }
     let mut all = Dict::new();
@@ -219,20 +235,29 @@ fn document(checkpoint: &Checkpoint, options: ExportOptions, notes: &mut Notes) 
     Ok(Value::from(all))
 }
 
-/// Notes the tensors that the document does not lead to.
+/// Notes the tensors that the document does not lead to; but further names of those that it does lead to, such as tied weights have.
 fn note_unmentioned(checkpoint: &Checkpoint, document: &Value, notes: &mut Notes) -> Result<()> {
     let mentioned: BTreeSet<&str> = document.tensor_names().collect();
-    let mut left_out = Vec::new();
+    let (mut known, mut rest) = (HashSet::new(), Vec::new());
     for tensor in checkpoint.tensors() {
-        let name = tensor?.name();
-        if !mentioned.contains(name) {
-            left_out.push(name);
+        let tensor = tensor?;
+        if mentioned.contains(tensor.name()) {
+            known.insert(place(&tensor));
+        } else {
+            rest.push(tensor);
         }
     }
-    if !left_out.is_empty() {
-        notes.push(format!("the document does not mention {}: left out", notes::list(&left_out)));
+    rest.retain(|tensor| !known.contains(&place(tensor)));
+    if !rest.is_empty() {
+        let names: Vec<&str> = rest.iter().map(|tensor| tensor.name()).collect();
+        notes.push(format!("the document does not mention {}: left out", notes::list(&names)));
     }
     Ok(())
+}
+
+/// Where a tensor lies, and how: two of the same place are the same elements.
+fn place<'a>(tensor: &TensorView<'a>) -> (u32, u64, DType, &'a [u64], Option<&'a [u64]>) {
+    (tensor.storage(), tensor.start(), tensor.dtype(), tensor.shape(), tensor.explicit_strides())
 }
 
 /// A reference with nothing but what its elements cannot be understood without.

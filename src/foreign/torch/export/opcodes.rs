@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 
 use super::super::accepted;
+use super::super::pickle::renamed;
 use super::super::rebuild::is_nested_class;
 use crate::error::{Error, Result};
 use crate::format::len_u64;
@@ -34,9 +35,30 @@ pub(super) const NEWOBJ_EX: u8 = 0x92;
 pub(super) const BINPERSID: u8 = b'Q';
 pub(super) const POP: u8 = b'0';
 
+/// The protocol of `torch.save`, which has the names of Python 2.
+const USUAL: u8 = 2;
+/// The first protocol after it that every Python in use reads.
+const WITH_TODAYS_NAMES: u8 = 4;
+
+/// What Python 2 called a module.
+fn old_name(module: &str) -> &str {
+    match module {
+        "builtins" => "__builtin__",
+        "copyreg" => "copy_reg",
+        module => module,
+    }
+}
+
+/// Whether what protocol 2 would call it is read as something else, such as a module of one's own that is named `Queue`.
+fn is_taken_for_another(module: &str, name: &str) -> bool {
+    let outermost = if is_nested_class(module, name) { name.split('.').next().unwrap_or(name) } else { name };
+    renamed(old_name(module), outermost) != (module, outermost)
+}
+
 /// Writes opcodes, and remembers what is in the memo.
 pub(super) struct Opcodes<'w, 'd> {
     out: &'w mut dyn Write,
+    protocol: u8,
     memo_len: u32,
     texts: HashMap<&'d str, u32>,
     globals: HashMap<(String, String), u32>,
@@ -49,7 +71,8 @@ pub(super) struct Opcodes<'w, 'd> {
 impl<'w, 'd> Opcodes<'w, 'd> {
     pub(super) fn new(out: &'w mut dyn Write) -> Opcodes<'w, 'd> {
         let (texts, globals) = (HashMap::new(), HashMap::new());
-        Opcodes { out, memo_len: 0, texts, globals, refused: BTreeSet::new(), beyond: BTreeSet::new() }
+        let (refused, beyond) = (BTreeSet::new(), BTreeSet::new());
+        Opcodes { out, protocol: USUAL, memo_len: 0, texts, globals, refused, beyond }
     }
 
     pub(super) fn refused(&self) -> &BTreeSet<String> {
@@ -74,8 +97,12 @@ impl<'w, 'd> Opcodes<'w, 'd> {
         self.op(opcode)
     }
 
-    pub(super) fn start(&mut self) -> Result<()> {
-        self.bytes(b"\x80\x02")
+    /// Begins the pickle. Where names are among `names` that protocol 2 takes for others, it is of a later one, which restricted loads warn of.
+    pub(super) fn start<'n>(&mut self, mut names: impl Iterator<Item = (&'n str, &'n str)>) -> Result<()> {
+        if names.any(|(module, name)| is_taken_for_another(module, name)) {
+            self.protocol = WITH_TODAYS_NAMES;
+        }
+        self.bytes(&[0x80, self.protocol])
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {
@@ -219,12 +246,7 @@ impl<'w, 'd> Opcodes<'w, 'd> {
         if !accepted::is_accepted(module, name) {
             self.refused.insert(format!("{module}.{name}"));
         }
-        // This protocol has the names of Python 2.
-        let module = match module {
-            "builtins" => "__builtin__",
-            "copyreg" => "copy_reg",
-            module => module,
-        };
+        let module = if self.protocol == USUAL { old_name(module) } else { module };
         if module.contains('\n') || name.contains('\n') {
             self.text_once(module.as_bytes())?;
             self.text_once(name.as_bytes())?;
@@ -292,6 +314,20 @@ mod tests {
     fn a_class_within_a_class_is_asked_for_as_protocol_2_does_it() {
         let bytes = written(|ops| ops.global("m", "A.B"));
         assert_eq!(bytes, b"c__builtin__\ngetattr\nq\0cm\nA\nq\x01X\x01\0\0\0B\x86Rq\x02");
+    }
+
+    #[test]
+    fn names_that_python_2_had_for_others_need_a_later_protocol() {
+        let start = |module, name| {
+            written(|ops| {
+                ops.start([(module, name)].into_iter())?;
+                ops.global(module, name)
+            })
+        };
+        assert_eq!(start("builtins", "set"), b"\x80\x02c__builtin__\nset\nq\0");
+        assert_eq!(start("Queue", "Queue"), b"\x80\x04cQueue\nQueue\nq\0");
+        assert_eq!(start("__builtin__", "set"), b"\x80\x04c__builtin__\nset\nq\0");
+        assert_eq!(start("builtins", "long"), b"\x80\x04cbuiltins\nlong\nq\0");
     }
 
     #[test]

@@ -68,7 +68,10 @@ impl<'w, 'd> Pickler<'w, 'd> {
 
     /// The whole pickle.
     pub(super) fn pickle(&mut self, document: &'d Value) -> Result<()> {
-        self.ops.start()?;
+        self.ops.start(document.descendants().filter_map(|value| match value {
+            Value::Global(global) => Some((global.module.as_str(), global.name.as_str())),
+            _ => None,
+        }))?;
         self.value(document)?;
         self.ops.stop()
     }

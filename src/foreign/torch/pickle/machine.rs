@@ -502,7 +502,7 @@ impl Machine<'_, '_> {
         for place in &mut lines {
             let line = self.input.line()?;
             let line = std::str::from_utf8(line).map_err(|_| wrong("the name of a class is no text"))?;
-            *place = line.trim_end_matches('\r').to_owned();
+            *place = line.to_owned();
         }
         let [module, name] = &lines;
         self.global(module, name)

@@ -16,6 +16,7 @@ mod text;
 
 pub(super) use input::Input;
 pub(super) use machine::read;
+pub(super) use python2::renamed;
 
 use std::collections::HashMap;
 

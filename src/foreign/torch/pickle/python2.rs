@@ -63,7 +63,7 @@ const NAMES: &[([&str; 2], [&str; 2])] = &[
 ];
 
 /// What Python 3 calls it.
-pub(super) fn renamed<'n>(module: &'n str, name: &'n str) -> (&'n str, &'n str) {
+pub(in super::super) fn renamed<'n>(module: &'n str, name: &'n str) -> (&'n str, &'n str) {
     if let Some((_, [module, name])) = NAMES.iter().find(|(old, _)| *old == [module, name]) {
         return (module, name);
     }

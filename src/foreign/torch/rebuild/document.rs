@@ -1,5 +1,7 @@
 //! From the graph to the document, and to the tensors and storages that it speaks of.
 
+use std::collections::HashMap;
+
 use super::super::pickle::{Call, Graph, How, Items, Ref};
 use super::super::vocabulary::{self, TorchDType};
 use super::arguments::{self, Argument, Parts};
@@ -44,6 +46,8 @@ pub(super) struct Document<'g, 'c> {
     names: Names,
     storages: Storages<'c>,
     tensors: Vec<RebuiltTensor>,
+    /// Which tensor a shareable value is, by the number of that value.
+    shared_tensors: HashMap<u64, usize>,
     budget: Budget,
 }
 
@@ -54,6 +58,15 @@ enum Begun<'g> {
     /// Nothing else refers to it, or it is repeated where something does.
     Once(Meaning<'g>),
     Shared(Meaning<'g>),
+}
+
+/// Whether a value is listed as a tensor.
+fn is_tensor(meaning: &Meaning<'_>) -> bool {
+    match meaning {
+        Meaning::Tensor(_) => true,
+        Meaning::List(items) => lists::dtype_of(items).is_some(),
+        _ => false,
+    }
 }
 
 #[cold]
@@ -67,7 +80,8 @@ impl<'g, 'c> Document<'g, 'c> {
     pub(super) fn new(graph: &'g Graph, counts: Vec<u8>, storages: Storages<'c>, budget: Budget) -> Document<'g, 'c> {
         let numbers = vec![0; counts.len()];
         let names = Names::default();
-        Document { graph, counts, numbers, begun: 0, depth: 0, names, storages, tensors: Vec::new(), budget }
+        let (tensors, shared_tensors) = (Vec::new(), HashMap::new());
+        Document { graph, counts, numbers, begun: 0, depth: 0, names, storages, tensors, shared_tensors, budget }
     }
 
     pub(super) fn build(mut self, root: Ref) -> Result<Rebuilt> {
@@ -107,9 +121,18 @@ impl<'g, 'c> Document<'g, 'c> {
 
     fn node(&mut self, value: Ref, node: usize) -> Result<Value> {
         match self.begin(value, node)? {
-            Begun::Before(number) => Ok(Value::SharedRef(number)),
+            Begun::Before(number) => {
+                self.name_again(number)?;
+                Ok(Value::SharedRef(number))
+            }
             Begun::Once(meaning) => self.meant(&meaning),
-            Begun::Shared(meaning) => self.shareable(&meaning),
+            Begun::Shared(meaning) => {
+                if is_tensor(&meaning) {
+                    // It is listed before what is within it.
+                    self.shared_tensors.insert(self.begun.saturating_sub(1), self.tensors.len());
+                }
+                self.shareable(&meaning)
+            }
         }
     }
 
@@ -523,6 +546,14 @@ impl<'g, 'c> Document<'g, 'c> {
         self.budget.spend(TENSOR_COST.saturating_add(axes).saturating_add(named))?;
         self.tensors.push(RebuiltTensor { name: name.clone(), dtype, shape, strides, storage, start });
         Ok(name)
+    }
+
+    /// Gives a tensor that is met again a name here too: tied weights are looked for under each of their names.
+    fn name_again(&mut self, number: u64) -> Result<()> {
+        let known = self.shared_tensors.get(&number).and_then(|&at| self.tensors.get(at));
+        let Some(RebuiltTensor { name: _, dtype, shape, strides, storage, start }) = known else { return Ok(()) };
+        let (dtype, shape, strides, storage, start) = (*dtype, shape.clone(), strides.clone(), *storage, *start);
+        self.add(dtype, shape, strides, storage, start).map(drop)
     }
 
     fn with_path(&self, e: Error) -> Error {
