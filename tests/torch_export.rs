@@ -122,11 +122,14 @@ fn every_kind_of_value_is_kept() {
         curried.into(),
     ]));
     let told: Vec<&str> = notes.iter().collect();
-    assert_eq!(told.len(), 2, "{notes}");
-    for name in ["argparse.Namespace", "builtins.frozenset", "builtins.getattr", "collections.defaultdict", "m.Outer"] {
-        assert!(told[0].contains(name), "{name}: {notes}");
+    assert_eq!(told.len(), 3, "{notes}");
+    assert!(told[0].contains("what can run code: \"functools.partial\""), "{notes}");
+    for name in ["argparse.Namespace", "builtins.frozenset", "collections.defaultdict", "m.Outer"] {
+        assert!(told[1].contains(name), "{name}: {notes}");
     }
-    assert!(told[1].contains("extension registry") && told[1].contains("255 bytes"), "{notes}");
+    for what in ["extension registry", "255 bytes", "classes within classes"] {
+        assert!(told[2].contains(what), "{what}: {notes}");
+    }
 }
 
 #[test]
@@ -160,6 +163,14 @@ fn a_tuple_that_contains_itself_is_written_as_python_does_it() {
     let tuple = shareable(Value::Tuple(vec!["before".into(), inner, Value::List(vec!["after".into()])]));
     let notes = assert_kept(&holding(tuple));
     assert!(notes.to_string().contains("contains itself"), "{notes}");
+    // An object that nothing else refers to leads back by its state, which it is given when it is made already.
+    let mut namespace = call("argparse", "Namespace", vec![]);
+    namespace.state = Some(Dict::from([("x", Value::from(1)), ("t", Value::SharedRef(0))]).into());
+    let _ = assert_kept(&holding(shareable(Value::Tuple(vec![namespace.into()]))));
+    let mut counter = Dict::of_kind(DictKind::Counter);
+    counter.push("a", 1);
+    counter.attributes = Some(Box::new(Dict::from([("t", Value::SharedRef(0))]).into()));
+    let _ = assert_kept(&holding(shareable(Value::Tuple(vec![counter.into()]))));
     // The same through an object's arguments.
     let mut call = call("m", "make", vec![]);
     call.args = Some(Value::Tuple(vec![Value::List(vec![Value::SharedRef(0)])]));
@@ -433,12 +444,52 @@ fn a_list_that_is_repeated_beyond_reason_is_refused() {
     let checkpoint = Checkpoint::from_bytes(&b.to_vec().unwrap()).unwrap();
     let e = write(&checkpoint, std::io::sink(), ExportOptions::new()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Limit, "{e}");
+    // Lists that are empty take no bytes of the file: one of very many, one within others, and many of some.
+    for (shape, times) in [(&[1u64 << 40, 0][..], 1), (&[1 << 40, 0, 1], 1), (&[1 << 20, 0], 500)] {
+        let mut b = Builder::new();
+        b.tensor("w", TensorData::raw(DType::U8, shape, vec![]).unwrap()).unwrap();
+        b.document(vec![Value::from(TensorRef::list("w")); times].into());
+        let checkpoint = Checkpoint::from_bytes(&b.to_vec().unwrap()).unwrap();
+        let e = write(&checkpoint, std::io::sink(), ExportOptions::new()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Limit, "{shape:?}: {e}");
+    }
+}
+
+#[test]
+fn arrays_over_one_storage_are_each_what_their_strides_say() {
+    let numbers: Vec<f32> = (0..6u8).map(f32::from).collect();
     let mut b = Builder::new();
-    b.tensor("w", TensorData::raw(DType::U8, [1u64 << 40, 0], vec![]).unwrap()).unwrap();
-    b.document(TensorRef::list("w").into());
-    let checkpoint = Checkpoint::from_bytes(&b.to_vec().unwrap()).unwrap();
-    let e = write(&checkpoint, std::io::sink(), ExportOptions::new()).unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::Limit, "{e}");
+    b.tensor("plain", (&numbers, [2, 3])).unwrap();
+    let storage = b.storage_of("plain").unwrap();
+    b.view("repeated", storage, View::new(DType::F32, [2, 3]).unwrap().strides([5, 0]).unwrap()).unwrap();
+    let arrays = ["repeated", "plain", "plain"].map(|name| Value::from(held(name, &[("as", "array".into())])));
+    b.document(arrays.into_iter().collect());
+    let (_, read, _) = exported(&b, ExportOptions::new());
+    assert_eq!(read.tensor("0").unwrap().to_vec::<f32>().unwrap(), [0.0, 0.0, 0.0, 5.0, 5.0, 5.0]);
+    assert_eq!(read.tensor("1").unwrap().to_vec::<f32>().unwrap(), numbers);
+    assert_eq!(read.tensor("2").unwrap().to_vec::<f32>().unwrap(), numbers);
+}
+
+#[test]
+fn arguments_of_quantisers_that_are_shared_are_written_with_each_tensor() {
+    let mut b = Builder::new();
+    for name in ["q", "r"] {
+        b.tensor(name, (&[1i8, 2], [2])).unwrap();
+    }
+    let arguments = Value::Tuple(vec![Value::global("torch", "per_tensor_affine"), 0.5.into(), 3.into()]);
+    let quantised = |name, quantizer| held(name, &[("quantizer", quantizer), ("dtype", "qint8".into())]);
+    let document = [
+        ("list", shareable(vec![Value::Null])),
+        ("again", Value::SharedRef(0)),
+        ("q", quantised("q", shareable(arguments.clone())).into()),
+        ("r", quantised("r", Value::SharedRef(1)).into()),
+    ];
+    b.document(Dict::from(document).into());
+    let (_, read, _) = exported(&b, ExportOptions::new().tensors_only(true));
+    let document = read.document().unwrap().unwrap();
+    for name in ["q", "r"] {
+        assert_eq!(document.get(name).unwrap().as_tensor().unwrap().attributes["quantizer"], arguments);
+    }
 }
 
 #[test]

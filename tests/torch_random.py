@@ -223,7 +223,7 @@ class Maker:
         return self.pick(0.0, -0.0, 1.5, 1e300, 5e-324, math.inf, -math.inf, math.nan, self.random.gauss(0, 1))
 
     def text(self):
-        long = "x" * self.pick(300, 5000)
+        long = "x" * self.pick(64, 65, 300, 5000)
         return self.pick("", "a", "label", "mean_representation", "größe", "重み", "\U0001f600", "a\nb", "\ud800", "\0", long, "a.b")
 
     def key(self):

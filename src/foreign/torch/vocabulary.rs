@@ -39,14 +39,18 @@ pub const DTYPE: &str = "dtype";
 pub const QUANTIZER: &str = "quantizer";
 /// `big` if a NumPy array is big-endian; what is stored never is.
 pub const BYTE_ORDER: &str = "byte_order";
+/// [`NUMPY_CORE`] if the pickle names NumPy's functions as they were before its version 2.
+pub const MODULE: &str = "module";
+/// The value of [`MODULE`].
+pub const NUMPY_CORE: &str = "numpy.core";
 /// The value of [`BYTE_ORDER`].
 pub const BIG: &str = "big";
 
 /// The values of [`AS`].
 pub const KINDS: [&str; 6] = [LIST, PARAMETER, STORAGE, UNTYPED_STORAGE, ARRAY, SCALAR];
 /// The other keys.
-pub const ATTRIBUTES: [&str; 11] =
-    [REQUIRES_GRAD, HOOKS, CONJ, NEG, METADATA, STATE, TYPE, LOCATION, DTYPE, QUANTIZER, BYTE_ORDER];
+pub const ATTRIBUTES: [&str; 12] =
+    [REQUIRES_GRAD, HOOKS, CONJ, NEG, METADATA, STATE, TYPE, LOCATION, DTYPE, QUANTIZER, BYTE_ORDER, MODULE];
 
 /// The device that needs no saying.
 pub const CPU: &str = "cpu";
@@ -142,18 +146,21 @@ pub fn dtype_of(dtype: DType) -> Option<&'static TorchDType> {
     DTYPES.iter().find(|known| known.dtype == dtype && !known.needs_attribute)
 }
 
+/// Bytes of what has a byte order of its own: a part of a complex number has one.
+pub fn component_len(dtype: DType) -> u64 {
+    let parts = if matches!(dtype, DType::C32 | DType::C64 | DType::C128) { 2 } else { 1 };
+    u64::from(dtype.bits()).div_euclid(8).div_euclid(parts)
+}
+
 impl TorchDType {
     /// Bytes of an element, as storages count them.
     pub fn element_len(&self) -> u64 {
         u64::from(self.dtype.bits().div_euclid(8))
     }
 
-    /// Bytes of what has a byte order of its own: a part of a complex number has one.
+    /// Bytes of what has a byte order of its own.
     pub fn component_len(&self) -> u64 {
-        match self.dtype {
-            DType::C32 | DType::C64 | DType::C128 => self.element_len().div_euclid(2),
-            _ => self.element_len(),
-        }
+        component_len(self.dtype)
     }
 
     /// Whether elements are packed, several in a byte, in a way that Dolmen's packed dtypes are not.

@@ -14,10 +14,11 @@ mod storages;
 mod tensors;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, BufWriter, Write};
 
 use super::made::Measure;
+use super::verdicts::{self, Verdict};
 use super::vocabulary;
 use crate::error::{Error, Result};
 use crate::foreign::notes::{self, Notes};
@@ -198,6 +199,7 @@ fn document(checkpoint: &Checkpoint, options: ExportOptions, notes: &mut Notes) 
         }
         None => None,
     };
+    let shared: Vec<&Value> = document.iter().flat_map(Value::descendants).filter_map(shareable).collect();
     let mut references = Vec::new();
     let mut known = BTreeSet::new();
     // How each place is understood; `None`, if it is so in two ways.
@@ -206,7 +208,7 @@ fn document(checkpoint: &Checkpoint, options: ExportOptions, notes: &mut Notes) 
         if let Value::Tensor(reference) = value
             && known.insert(reference.name.as_str())
         {
-            let bare = bare(reference);
+            let bare = bare(reference, &shared).map_err(|e| e.with_tensor(&reference.name))?;
             let before = understood.entry(place(&checkpoint.tensor(&reference.name)?)).or_insert(Some(bare.clone()));
             if before.as_ref().is_some_and(|before| before.attributes != bare.attributes) {
                 *before = None;
@@ -260,28 +262,79 @@ fn place<'a>(tensor: &TensorView<'a>) -> (u32, u64, DType, &'a [u64], Option<&'a
     (tensor.storage(), tensor.start(), tensor.dtype(), tensor.shape(), tensor.explicit_strides())
 }
 
-/// A reference with nothing but what its elements cannot be understood without.
-fn bare(reference: &TensorRef) -> TensorRef {
-    const KEPT: [&str; 4] = [vocabulary::CONJ, vocabulary::NEG, vocabulary::DTYPE, vocabulary::QUANTIZER];
-    let mut bare = TensorRef::new(reference.name.clone());
-    let kept = |(key, value): (&String, &Value)| KEPT.contains(&key.as_str()).then(|| (key.clone(), value.clone()));
-    bare.attributes = reference.attributes.iter().filter_map(kept).collect::<BTreeMap<_, _>>();
-    bare
+/// What a shareable value marks as such.
+fn shareable(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Shareable(inner) => Some(inner),
+        _ => None,
+    }
 }
 
-fn note_refused(refused: &BTreeSet<String>, beyond: &BTreeSet<&'static str>, notes: &mut Notes) {
-    if !refused.is_empty() {
-        let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+/// A reference with nothing but what its elements cannot be understood without.
+fn bare(reference: &TensorRef, shared: &[&Value]) -> Result<TensorRef> {
+    const KEPT: [&str; 4] = [vocabulary::CONJ, vocabulary::NEG, vocabulary::DTYPE, vocabulary::QUANTIZER];
+    let mut bare = TensorRef::new(reference.name.clone());
+    for (key, value) in reference.attributes.iter().filter(|(key, _)| KEPT.contains(&key.as_str())) {
+        bare.attributes.insert(key.clone(), unshared(value, shared, 0)?);
+    }
+    Ok(bare)
+}
+
+/// A copy of a small value that refers to nothing outside of it.
+fn unshared(value: &Value, shared: &[&Value], depth: usize) -> Result<Value> {
+    /// The arguments of a quantiser are a tuple of numbers, names and tensors.
+    const MAX_DEPTH: usize = 4;
+    const MAX_LEN: usize = 16;
+    let unknown = || Error::invalid("what it is quantised by is nothing that PyTorch knows");
+    if depth > MAX_DEPTH {
+        return Err(unknown());
+    }
+    let next = depth.saturating_add(1);
+    match value {
+        Value::Shareable(inner) => unshared(inner, shared, next),
+        Value::SharedRef(number) => {
+            let value = crate::format::len_usize(*number).and_then(|number| shared.get(number));
+            unshared(value.ok_or_else(unknown)?, shared, next)
+        }
+        Value::Tuple(items) if items.len() <= MAX_LEN => {
+            Ok(Value::Tuple(items.iter().map(|item| unshared(item, shared, next)).collect::<Result<_>>()?))
+        }
+        Value::Tensor(tensor) => Ok(Value::from(TensorRef::new(tensor.name.clone()))),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Global(_) => {
+            Ok(value.clone())
+        }
+        _ => Err(unknown()),
+    }
+}
+
+fn note_refused(refused: &BTreeSet<(String, String)>, beyond: &BTreeSet<&'static str>, notes: &mut Notes) {
+    let load = "a default torch.load (weights_only=True)";
+    let is_dangerous = |(module, name): &&(String, String)| verdicts::of(module, name) == Verdict::Dangerous;
+    let (dangerous, others): (Vec<_>, Vec<_>) = refused.iter().partition(is_dangerous);
+    let listed = |names: &[&(String, String)]| {
+        let paths: Vec<String> = names.iter().map(|(module, name)| format!("{module}.{name}")).collect();
+        notes::all(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    if !dangerous.is_empty() {
         notes.push(format!(
-            "a default torch.load (weights_only=True) refuses {}: add them to its safe globals, or use weights_only=False",
-            notes::all(&names)
+            "it names what can run code: {}; {load} refuses that, and nothing else keeps it from happening: use --tensors-only \
+             unless you trust where it came from",
+            listed(&dangerous)
+        ));
+    }
+    if !others.is_empty() {
+        let arrays = if others.iter().any(|(module, _)| module.starts_with("numpy")) {
+            ", and the classes of NumPy's dtypes,"
+        } else {
+            ""
+        };
+        notes.push(format!(
+            "{load} refuses {}: if you trust them, add them{arrays} to its safe globals, or use weights_only=False",
+            listed(&others)
         ));
     }
     if !beyond.is_empty() {
         let what: Vec<&str> = beyond.iter().copied().collect();
-        notes.push(format!(
-            "a default torch.load (weights_only=True) refuses {}: use weights_only=False",
-            what.join(", ")
-        ));
+        notes.push(format!("{load} refuses {}: if you trust the file, use weights_only=False", what.join(", ")));
     }
 }

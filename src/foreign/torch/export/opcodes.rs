@@ -8,12 +8,10 @@ use std::io::Write;
 
 use super::super::accepted;
 use super::super::pickle::renamed;
-use super::super::rebuild::is_nested_class;
+use super::super::rebuild::{REPEATED_LEN, is_nested_class};
 use crate::error::{Error, Result};
 use crate::format::len_u64;
 
-/// Text that is longer is not looked up: to be shared, it is a shareable value.
-const MEMO_TEXT_LEN: usize = 256;
 /// As many elements are handed over at once as Python itself does.
 pub(super) const BATCH: u64 = 1000;
 /// The longest integer, in bytes, that `LONG1` takes.
@@ -63,7 +61,7 @@ pub(super) struct Opcodes<'w, 'd> {
     texts: HashMap<&'d str, u32>,
     globals: HashMap<(String, String), u32>,
     /// Names that a default load with `weights_only` refuses.
-    refused: BTreeSet<String>,
+    refused: BTreeSet<(String, String)>,
     /// Opcodes that it refuses, in words.
     beyond: BTreeSet<&'static str>,
 }
@@ -75,7 +73,7 @@ impl<'w, 'd> Opcodes<'w, 'd> {
         Opcodes { out, protocol: USUAL, memo_len: 0, texts, globals, refused, beyond }
     }
 
-    pub(super) fn refused(&self) -> &BTreeSet<String> {
+    pub(super) fn refused(&self) -> &BTreeSet<(String, String)> {
         &self.refused
     }
 
@@ -193,7 +191,8 @@ impl<'w, 'd> Opcodes<'w, 'd> {
             return self.get(number);
         }
         self.text_once(text.as_bytes())?;
-        if text.len() <= MEMO_TEXT_LEN {
+        // Longer text, if it is looked up, is read as one that is shared.
+        if len_u64(text.len()) <= REPEATED_LEN {
             let number = self.put()?;
             self.texts.insert(text, number);
         }
@@ -229,7 +228,7 @@ impl<'w, 'd> Opcodes<'w, 'd> {
         match name.rsplit_once('.') {
             // `torch.save` does the same: later protocols have an opcode for it, this one has a call.
             Some((outer, inner)) if is_nested_class(module, name) => {
-                self.global("builtins", "getattr")?;
+                self.nested_class()?;
                 self.global(module, outer)?;
                 self.text_once(inner.as_bytes())?;
                 self.tuple(2)?;
@@ -242,9 +241,21 @@ impl<'w, 'd> Opcodes<'w, 'd> {
         Ok(())
     }
 
+    /// What protocol 2 asks for a class within a class.
+    fn nested_class(&mut self) -> Result<()> {
+        self.beyond.insert("classes within classes");
+        // It does nothing else here: it is no name that somebody has to be warned of.
+        let is_told = self.refused.contains(&("builtins".to_owned(), "getattr".to_owned()));
+        self.global("builtins", "getattr")?;
+        if !is_told {
+            self.refused.remove(&("builtins".to_owned(), "getattr".to_owned()));
+        }
+        Ok(())
+    }
+
     fn plain_global(&mut self, module: &str, name: &str) -> Result<()> {
         if !accepted::is_accepted(module, name) {
-            self.refused.insert(format!("{module}.{name}"));
+            self.refused.insert((module.to_owned(), name.to_owned()));
         }
         let module = if self.protocol == USUAL { old_name(module) } else { module };
         if module.contains('\n') || name.contains('\n') {
@@ -337,7 +348,7 @@ mod tests {
         ops.global("torch", "Size").unwrap();
         ops.global("argparse", "Namespace").unwrap();
         ops.long(&[1; 256]).unwrap();
-        assert_eq!(ops.refused().iter().collect::<Vec<_>>(), ["argparse.Namespace"]);
+        assert_eq!(ops.refused().iter().collect::<Vec<_>>(), [&("argparse".to_owned(), "Namespace".to_owned())]);
         assert_eq!(ops.beyond().len(), 1);
     }
 }

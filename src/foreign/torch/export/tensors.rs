@@ -20,14 +20,13 @@ pub(super) struct Blob {
     storage: u32,
     start: u64,
     len: u64,
-    is_row_major: bool,
     swap: Option<u8>,
 }
 
-/// How many bytes of lists and arrays may become part of a pickle: more than there are in the file only if they are repeated.
+/// How many bytes lists and arrays may take in a pickle: so many more than there are in the file only if they are repeated.
 pub(super) fn budget(checkpoint: &Checkpoint) -> u64 {
     const ALWAYS_ALLOWED: u64 = 256 << 20;
-    const RATIO: u64 = 4;
+    const RATIO: u64 = 16;
     checkpoint.header().file_len().saturating_mul(RATIO).max(ALWAYS_ALLOWED)
 }
 
@@ -52,10 +51,9 @@ impl<'d> Pickler<'_, 'd> {
         let tensor = self.checkpoint.tensor(&reference.name)?;
         let kind = storages::kind_of(reference);
         if storages::is_inline(reference, &tensor) {
-            self.spend(&tensor)?;
             return match kind {
                 Some(vocabulary::LIST) => self.list(&tensor, number),
-                Some(vocabulary::SCALAR) => self.scalar(&tensor, number),
+                Some(vocabulary::SCALAR) => self.scalar(reference, &tensor, number),
                 _ => self.array(reference, &tensor, number),
             };
         }
@@ -84,8 +82,9 @@ impl<'d> Pickler<'_, 'd> {
         }
     }
 
-    fn spend(&mut self, tensor: &TensorView<'_>) -> Result<()> {
-        match self.budget.checked_sub(tensor.contiguous_byte_len()) {
+    /// Takes the bytes of a list or an array from those that may be written into the pickle.
+    fn spend(&mut self, tensor: &TensorView<'_>, bytes: u64) -> Result<()> {
+        match self.budget.checked_sub(bytes) {
             Some(left) => {
                 self.budget = left;
                 Ok(())
@@ -261,8 +260,7 @@ impl<'d> Pickler<'_, 'd> {
 
     /// A list of numbers, nested as deep as the tensor's rank.
     fn list(&mut self, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
-        /// Lists within lists that are all empty take no bytes of the file.
-        const MAX_EMPTY: u64 = 1 << 20;
+        self.spend(tensor, list_len(tensor))?;
         let shape = tensor.shape();
         let Some((&inner, outer)) = shape.split_last() else {
             let mut element = Vec::new();
@@ -270,10 +268,6 @@ impl<'d> Pickler<'_, 'd> {
             self.element(tensor.dtype(), &element)?;
             return self.remember(number);
         };
-        let lists = outer.iter().try_fold(1u64, |lists, &dim| lists.checked_mul(dim));
-        if tensor.element_count() == 0 && lists.is_none_or(|lists| lists > MAX_EMPTY) {
-            return Err(Error::new(ErrorKind::Limit, "it is a list of too many empty lists").with_tensor(tensor.name()));
-        }
         self.ops.op(EMPTY_LIST)?;
         self.remember(number)?;
         if tensor.element_count() == 0 {
@@ -372,10 +366,9 @@ impl<'d> Pickler<'_, 'd> {
         let order = Order::of(tensor);
         let is_big = is_big_endian(reference) && tensor.dtype().bits() > 8;
         if is_big || matches!(order, Order::Permuted { .. }) {
-            return self.array_over_buffer(tensor, &order, is_big, number);
+            return self.array_over_buffer(reference, tensor, &order, is_big, number);
         }
-        // The modules have moved since; under these names every version of NumPy knows them.
-        self.ops.global("numpy.core.multiarray", "_reconstruct")?;
+        self.numpy_global(reference, "multiarray", "_reconstruct")?;
         self.ops.global("numpy", "ndarray")?;
         self.naturals(&[0])?;
         self.ops.global("_codecs", "encode")?;
@@ -399,12 +392,13 @@ impl<'d> Pickler<'_, 'd> {
     /// `_frombuffer(bytearray, dtype, shape, order[, axes])`: the function that leaves the byte order as it is, and takes axes in any order.
     fn array_over_buffer(
         &mut self,
+        reference: &TensorRef,
         tensor: &TensorView<'_>,
         order: &Order,
         is_big: bool,
         number: Option<usize>,
     ) -> Result<()> {
-        self.ops.global("numpy.core.numeric", "_frombuffer")?;
+        self.numpy_global(reference, "numeric", "_frombuffer")?;
         self.ops.op(MARK)?;
         // What is made over mutable bytes can be written to.
         self.ops.global("builtins", "bytearray")?;
@@ -429,9 +423,16 @@ impl<'d> Pickler<'_, 'd> {
         self.remember(number)
     }
 
+    /// A function of NumPy's, by the name that it had when the array was saved: its modules have moved since.
+    fn numpy_global(&mut self, reference: &TensorRef, module: &str, function: &str) -> Result<()> {
+        let is_old = attribute(reference, vocabulary::MODULE).and_then(Value::as_str) == Some(vocabulary::NUMPY_CORE);
+        let parent = if is_old { vocabulary::NUMPY_CORE } else { "numpy._core" };
+        self.ops.global(&format!("{parent}.{module}"), function)
+    }
+
     /// `scalar(dtype, bytes)`
-    fn scalar(&mut self, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
-        self.ops.global("numpy.core.multiarray", "scalar")?;
+    fn scalar(&mut self, reference: &TensorRef, tensor: &TensorView<'_>, number: Option<usize>) -> Result<()> {
+        self.numpy_global(reference, "multiarray", "scalar")?;
         self.numpy_dtype(tensor.dtype(), false)?;
         self.numpy_bytes(tensor, false, true)?;
         self.ops.tuple(2)?;
@@ -466,17 +467,14 @@ impl<'d> Pickler<'_, 'd> {
 
     /// The elements as a byte string: text whose code points are the bytes.
     fn numpy_bytes(&mut self, tensor: &TensorView<'_>, is_big: bool, is_row_major: bool) -> Result<()> {
-        let component = match tensor.dtype() {
-            DType::C64 => 4,
-            DType::C128 => 8,
-            dtype => dtype.bits().div_euclid(8),
-        };
-        let swap = u8::try_from(component).ok().filter(|&size| is_big && size > 1);
-        let blob =
-            Blob { storage: tensor.storage(), start: tensor.start(), len: tensor.byte_len(), is_row_major, swap };
-        if let Some(&memo) = self.blobs.get(&blob).filter(|_| tensor.is_contiguous() || !is_row_major) {
+        let swap = u8::try_from(vocabulary::component_len(tensor.dtype())).ok().filter(|&size| is_big && size > 1);
+        let blob = Blob { storage: tensor.storage(), start: tensor.start(), len: tensor.byte_len(), swap };
+        // What is gathered by strides is not what lies there.
+        let is_as_it_lies = tensor.is_contiguous() || !is_row_major;
+        if let Some(&memo) = self.blobs.get(&blob).filter(|_| is_as_it_lies) {
             return self.ops.get(memo);
         }
+        self.spend(tensor, tensor.contiguous_byte_len().saturating_mul(2))?;
         // How long the text is must be said before it.
         let mut high = Latin1 { out: &mut io::sink(), len: 0 };
         give(tensor, swap, is_row_major, &mut high)?;
@@ -489,10 +487,35 @@ impl<'d> Pickler<'_, 'd> {
         self.ops.text("latin1")?;
         self.ops.tuple(2)?;
         self.ops.op(REDUCE)?;
-        let memo = self.ops.put()?;
-        self.blobs.insert(blob, memo);
+        if is_as_it_lies {
+            let memo = self.ops.put()?;
+            self.blobs.insert(blob, memo);
+        }
         Ok(())
     }
+}
+
+/// How many bytes a list takes in a pickle, at most.
+fn list_len(tensor: &TensorView<'_>) -> u64 {
+    /// An opcode for each list, and three for what is in it.
+    const LIST_LEN: u64 = 4;
+    let element_len = match tensor.dtype() {
+        DType::Bool => 1,
+        DType::U8 => 2,
+        DType::U16 => 3,
+        DType::I8 | DType::I16 | DType::I32 => 5,
+        DType::C64 | DType::C128 => 25,
+        // Floats take nine; integers of 64 bits two more than their bytes.
+        _ => 11,
+    };
+    // Lists within lists, as far as there are any.
+    let (mut lists, mut within) = (1u64, 1u64);
+    for &dim in tensor.shape().split_last().map_or(&[][..], |(_, outer)| outer) {
+        within = within.saturating_mul(dim);
+        lists = lists.saturating_add(within);
+    }
+    let elements = tensor.element_count().saturating_mul(element_len);
+    lists.saturating_mul(LIST_LEN).saturating_add(elements)
 }
 
 fn attribute<'d>(reference: &'d TensorRef, key: &str) -> Option<&'d Value> {

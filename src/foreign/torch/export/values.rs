@@ -137,6 +137,11 @@ impl<'w, 'd> Pickler<'w, 'd> {
     /// As [`remember`](Self::remember), of something mutable that was just begun.
     fn remember_begun(&mut self, value: &'d Value, number: Option<usize>) -> Result<()> {
         self.remember(number)?;
+        self.remember_within(value, number)
+    }
+
+    /// Remembers something mutable that nothing refers to, if it may be met again within what is open.
+    fn remember_within(&mut self, value: &'d Value, number: Option<usize>) -> Result<()> {
         if number.is_none() && self.open > 0 {
             let memo = self.ops.put()?;
             self.within.insert(std::ptr::from_ref(value), memo);
@@ -189,7 +194,7 @@ impl<'w, 'd> Pickler<'w, 'd> {
             Value::Tuple(items) => self.tuple(items, number),
             Value::Set(items) => self.set("set", items, number),
             Value::FrozenSet(items) => self.set("frozenset", items, number),
-            Value::Object(object) => self.object(object, number),
+            Value::Object(object) => self.object(value, object, number),
             Value::Tensor(tensor) => self.tensor(tensor, number),
             Value::Shareable(_) | Value::SharedRef(_) => self.value(value),
             leaf => {
@@ -309,7 +314,8 @@ impl<'w, 'd> Pickler<'w, 'd> {
                     this.ops.tuple(1)
                 };
                 self.whole(number, parts, |this| this.ops.op(REDUCE))?;
-                return self.state(attributes.as_deref(), None);
+                self.remember_within(value, number)?;
+                return self.state(attributes.as_deref(), Some("attributes of a dictionary"));
             }
         }
         self.entries(entries)?;
@@ -348,7 +354,7 @@ impl<'w, 'd> Pickler<'w, 'd> {
         self.whole(number, parts, |this| this.ops.op(REDUCE))
     }
 
-    fn object(&mut self, object: &'d Object, number: Option<usize>) -> Result<()> {
+    fn object(&mut self, value: &'d Value, object: &'d Object, number: Option<usize>) -> Result<()> {
         let Object { class, args, kwargs, state, items, entries, new } = object;
         let parts = |this: &mut Self| {
             match (new.as_deref(), args) {
@@ -379,6 +385,7 @@ impl<'w, 'd> Pickler<'w, 'd> {
                 Err(Error::invalid(format!("an object of the document was made by {how}, which a pickle cannot say")))
             }
         })?;
+        self.remember_within(value, number)?;
         if let Some(items) = items {
             self.append(items)?;
         }

@@ -441,6 +441,9 @@ impl<'g, 'c> Document<'g, 'c> {
         if held.big_endian {
             put(vocabulary::BYTE_ORDER, Value::from(vocabulary::BIG));
         }
+        if held.is_old_numpy {
+            put(vocabulary::MODULE, Value::from(vocabulary::NUMPY_CORE));
+        }
         if let Some(dtype) = held.dtype {
             put(vocabulary::DTYPE, Value::from(dtype));
         }
@@ -475,7 +478,7 @@ impl<'g, 'c> Document<'g, 'c> {
         let strides = strides.clone().filter(|strides| !layout::strides_are_contiguous(shape, strides));
         let (storage, start) = match &tensor.data {
             Data::Storage(id) => {
-                let part = u64::from(super::numpy::component_size(*dtype));
+                let part = vocabulary::component_len(*dtype);
                 let number = self.storages.of_id(id, part).map_err(|e| self.with_path(e))?;
                 let start = self.start_in(id, tensor, strides.as_deref(), self.storages.len_of(number));
                 (number, start.map_err(|e| self.with_path(e))?)

@@ -23,6 +23,7 @@ mod tensor;
 
 pub use lists::LIST_LEN;
 pub(super) use meaning::is_nested_class;
+pub(super) use shared::REPEATED_LEN;
 pub(super) use storages::{Container, Found, Planned};
 pub(super) use tensor::StorageId;
 

@@ -16,6 +16,12 @@ fn is_numpy(name: &Name, module: &str, function: &str) -> bool {
 /// The array or scalar that a call rebuilds; `None` if it is none, or one whose elements Dolmen has no dtype for.
 pub(super) fn of_call<'g>(graph: &'g Graph, call: &'g Call) -> Option<Tensor<'g>> {
     let name = graph.global(call.callable)?;
+    let mut tensor = made(graph, call, name)?;
+    tensor.held.is_old_numpy = name.module.starts_with("numpy.core.");
+    Some(tensor)
+}
+
+fn made<'g>(graph: &'g Graph, call: &'g Call, name: &Name) -> Option<Tensor<'g>> {
     let args = graph.tuple(call.args)?;
     if is_numpy(name, "multiarray", "_reconstruct") {
         return reconstructed(graph, call, args);
@@ -81,20 +87,10 @@ fn array<'g>(graph: &'g Graph, dtype: Ref, shape: Vec<u64>, data: Blob<'g>) -> O
     if crate::format::len_u64(possible) != len {
         return None;
     }
-    let swapped = if big_endian { u8::try_from(component_size(dtype)).ok() } else { None };
+    let swapped = if big_endian { u8::try_from(vocabulary::component_len(dtype)).ok() } else { None };
     let mut tensor = Tensor::new(Data::Blob(data, swapped), dtype, shape);
     tensor.held.kind = Some(vocabulary::ARRAY);
     Some(tensor)
-}
-
-/// How long what has a byte order is: the parts of a complex number have one each.
-pub(super) fn component_size(dtype: DType) -> u32 {
-    match dtype {
-        DType::C32 => 2,
-        DType::C64 => 4,
-        DType::C128 => 8,
-        dtype => dtype.bits().div_euclid(8),
-    }
 }
 
 fn shape_of(graph: &Graph, shape: Ref) -> Option<Vec<u64>> {

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::format::{len_u64, len_usize};
 
 /// Texts, bytes and large integers up to this length are repeated where they occur; longer ones are kept once.
-pub(super) const REPEATED_LEN: u64 = 64;
+pub(in super::super) const REPEATED_LEN: u64 = 64;
 /// The same of names of classes, module and name together.
 const REPEATED_NAME_LEN: usize = 128;
 

@@ -30,6 +30,8 @@ pub(super) struct Held {
     /// PyTorch's dtype, where the tensor's own does not say it.
     pub(super) dtype: Option<&'static str>,
     pub(super) big_endian: bool,
+    /// Whether NumPy's functions have the names that they had before its version 2.
+    pub(super) is_old_numpy: bool,
 }
 
 /// Where a tensor's elements are.
