@@ -6,7 +6,7 @@
 //! | [`npy`], little-endian | yes | | yes |
 //! | [`npy`], big-endian | | yes | |
 //! | [`npz`] | | yes | yes |
-//! | [`torch`] | yes | | |
+//! | [`torch`] | yes | | yes |
 //!
 //! The front door asks `read_index` about every file that is not a Dolmen file; what it finds is opened by
 //! [`Checkpoint`](crate::Checkpoint) like any other. The command calls [`convert()`]. What a format could not hold is told in [`Notes`].

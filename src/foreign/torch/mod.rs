@@ -1,15 +1,14 @@
 //! PyTorch's checkpoints (`.pt`, `.pth`): read in place, converted, and written, without Python and without running anything.
 //!
 //! ```text
-//! archive   the directory of the ZIP, read strictly         legacy   files from before version 1.6
-//!                                                           tar      files from before version 0.1.10
-//! pickle    a machine that executes nothing: a graph
-//! rebuild   what the graph means: document, tensors, storages
-//! made      bytes in another form than the file has them
-//! export    the way back: an archive as PyTorch writes it
-//! module    modules that were pickled whole: their parameters and buffers
-//! records   the parts of the archive, for verification
-//! scan      what the pickles name, and what to think of it: verdicts, and what PyTorch accepts by default
+//! archive     the directory of a ZIP, read strictly      zip      checkpoints from version 1.6 on
+//! records     its parts, for verification                legacy   those from before        tar   and from before 0.1.10
+//! pickle      a machine that executes nothing: a graph
+//! rebuild     what the graph means: document, tensors, storages      vocabulary   the words for it
+//! assemble    the index of a guest                                   made         bytes in another form than the file has
+//! export      the way back: an archive as PyTorch writes it
+//! module      modules that were pickled whole: their parameters and buffers
+//! scan        what the pickles name                       verdicts   what to think of it      accepted   what PyTorch accepts
 //! ```
 
 mod accepted;
@@ -38,7 +37,9 @@ pub use rebuild::LIST_LEN;
 pub(crate) use records::is_cut_off;
 #[cfg(feature = "fs")]
 pub use scan::globals;
-pub use scan::{Scan, ScannedGlobal, scan};
+#[cfg(feature = "fs")]
+pub(crate) use scan::note_dangerous;
+pub use scan::{Scan, ScannedGlobal, scan, scan_document};
 pub(crate) use tar::{First, first_member, is_torch as is_tar};
 pub use verdicts::Verdict;
 

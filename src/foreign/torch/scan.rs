@@ -10,7 +10,10 @@ use super::pickle::{self, Graph, Input, Node, Ref};
 use super::verdicts::{self, Verdict};
 use super::zip::{inflated_most, most_of};
 use crate::error::{Error, ErrorKind, Result, quoted};
+#[cfg(feature = "fs")]
+use crate::foreign::notes::Notes;
 use crate::format::limits::Limits;
+use crate::format::value::Value;
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
 
@@ -121,6 +124,33 @@ pub fn scan(source: &dyn ReadAt, limits: &Limits) -> Result<Scan> {
         return Err(crate::format::diagnosis::not_dolmen(&start));
     }
     Ok(scanner.scan)
+}
+
+/// What a document names: what would be in the pickle again if it were written for PyTorch, after it was converted to another format.
+pub fn scan_document(document: &Value) -> Scan {
+    let mut scanner = Scanner::default();
+    for value in document.descendants() {
+        match value {
+            Value::Global(global) => drop(scanner.add(&global.module, &global.name, false)),
+            Value::Object(object) => {
+                if let Value::Global(class) = object.class.unmarked() {
+                    scanner.add(&class.module, &class.name, true);
+                }
+            }
+            _ => {}
+        }
+    }
+    scanner.scan
+}
+
+/// A note on what is dangerous among the names of a document that is carried over as it is.
+#[cfg(feature = "fs")]
+pub(crate) fn note_dangerous(checkpoint: &crate::Checkpoint, notes: &mut Notes) -> Result<()> {
+    let Some(document) = checkpoint.document()? else { return Ok(()) };
+    if let Some(warning) = warning(&scan_document(&document)) {
+        notes.push(format!("{warning}; it is kept as data, and would be in a .pt file made of it"));
+    }
+    Ok(())
 }
 
 /// An error about a checkpoint, with what is dangerous in its pickles told first.

@@ -49,7 +49,7 @@ impl ExportOptions {
     }
 
     /// Only tensors, as a dictionary by their names: what a default `torch.load` takes, whatever else the document holds. Parameters, arrays
-    /// of NumPy and lists of numbers become plain tensors.
+    /// of NumPy and lists of numbers become plain tensors, on no device but the processor's.
     pub fn tensors_only(mut self, tensors_only: bool) -> ExportOptions {
         self.tensors_only = tensors_only;
         self
