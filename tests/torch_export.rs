@@ -600,6 +600,18 @@ fn every_file_that_pytorch_wrote_comes_back_the_same() {
     assert!(seen > 50, "{seen}");
 }
 
+#[test]
+fn what_runs_code_is_told_whichever_way_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    holding(call("posix", "system", vec!["true".into()])).save(at("a.dolmen")).unwrap();
+    for (from, to, told) in [("a.dolmen", "a.pt", true), ("a.pt", "b.dolmen", true), ("b.dolmen", "c.dolmen", false)] {
+        let notes = convert(at(from), at(to), &ConvertOptions::new()).unwrap().to_string();
+        assert_eq!(notes.contains("can run code: \"posix.system\""), told, "{from} to {to}: {notes}");
+        assert!(!notes.contains("safe globals"), "{notes}");
+    }
+}
+
 /// A tensor of each of the words, and values of every kind, at random; nothing that reading would write otherwise.
 fn values() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

@@ -116,6 +116,10 @@ pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &Conv
     if super::torch::is_script(&checkpoint) {
         notes.push("the code of the TorchScript program is left out: its tensors and objects are kept");
     }
+    #[cfg(feature = "torch")]
+    if target == Target::Dolmen && checkpoint.format() == "torch" {
+        super::torch::note_dangerous(&checkpoint, &mut notes)?;
+    }
     notes.extend(target.save(&checkpoint, output, options)?);
     Ok(notes)
 }

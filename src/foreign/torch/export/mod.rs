@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! storages   which records there are, and of which class
-//! values     the document ── opcodes      tensors, lists and arrays ── tensors
+//! values     the document ── opcodes      tensors, lists, numpy   what it holds as tensors
 //! archive    records at multiples of 64, with real CRC-32s
 //! ```
 //! The pickle is written twice: first to nowhere, for its length and the order of the storages; then into the archive, which is written in
 //! one pass.
 
 mod archive;
+mod lists;
+mod numpy;
 mod opcodes;
 mod storages;
 mod tensors;

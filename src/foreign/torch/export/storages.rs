@@ -65,9 +65,9 @@ pub(super) fn kind_of(reference: &TensorRef) -> Option<&str> {
 /// Whether what it was held as has its data in the pickle.
 pub(super) fn is_inline(reference: &TensorRef, tensor: &TensorView<'_>) -> bool {
     match kind_of(reference) {
-        Some(vocabulary::LIST) => super::tensors::is_listable(tensor.dtype()),
-        Some(vocabulary::ARRAY) => super::tensors::numpy_dtype(tensor.dtype()).is_some(),
-        Some(vocabulary::SCALAR) => super::tensors::numpy_dtype(tensor.dtype()).is_some() && tensor.shape().is_empty(),
+        Some(vocabulary::LIST) => super::lists::is_listable(tensor.dtype()),
+        Some(vocabulary::ARRAY) => super::numpy::numpy_dtype(tensor.dtype()).is_some(),
+        Some(vocabulary::SCALAR) => super::numpy::numpy_dtype(tensor.dtype()).is_some() && tensor.shape().is_empty(),
         _ => false,
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Pickler<'w, 'd> {
     /// Bytes of lists and arrays that may still be written into the pickle.
     pub(super) budget: u64,
     /// Byte strings of arrays that are in the memo.
-    pub(super) blobs: HashMap<super::tensors::Blob, u32>,
+    pub(super) blobs: HashMap<super::numpy::Blob, u32>,
     shared: Vec<Shared<'d>>,
     /// The number of a shareable value, by its address.
     numbers: HashMap<*const Value, usize>,
