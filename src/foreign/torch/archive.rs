@@ -91,23 +91,17 @@ impl Archive {
     /// [`Malformed`](ErrorKind::Malformed) with what is wrong, and where; [`UnsupportedVersion`](ErrorKind::UnsupportedVersion) for what is
     /// encrypted, or compressed in other ways than deflate; [`Limit`](ErrorKind::Limit).
     pub(super) fn read(source: &dyn ReadAt, limits: &Limits) -> Result<Archive> {
-        let directory = Directory::find(source)?;
-        limits.check("the length of the archive's directory,", directory.len, limits.max_index_len)?;
-        let mut bytes = vec![0; len_usize(directory.len).ok_or_else(|| wrong("the archive's directory is too long"))?];
-        read_exact(source, &mut bytes, directory.offset)?;
-        let mut records = directory.entries(&bytes)?;
+        let (directory, mut records) = Directory::read(source, limits)?;
         check_locals(source, &mut records, directory.offset)?;
+        let root = root_of(&records).to_owned();
         let records: Vec<Record> = records.into_iter().map(|(record, _)| record).collect();
-        let first = records.first().map_or("", |record| &record.name);
-        let root = first.split_once('/').map_or("", |(root, _)| root).to_owned();
         let by_name = names(&records)?;
         Ok(Archive { root, records, by_name })
     }
 
     /// The record of a name within the root.
     pub(super) fn get(&self, name: &str) -> Option<&Record> {
-        let whole = if self.root.is_empty() { name.to_owned() } else { format!("{}/{name}", self.root) };
-        self.by_name.get(&whole).and_then(|&number| self.records.get(number))
+        self.by_name.get(&within(&self.root, name)).and_then(|&number| self.records.get(number))
     }
 
     /// All records, in the order of the directory.
@@ -130,17 +124,19 @@ pub(super) fn has_directory(source: &dyn ReadAt) -> bool {
 ///
 /// What is wrong with the directory is not told here: if it cannot be read, this is no checkpoint.
 pub(crate) fn is_torch(source: &dyn ReadAt, limits: &Limits) -> bool {
-    let names = || {
-        let directory = Directory::find(source)?;
-        limits.check("the length of the archive's directory,", directory.len, limits.max_index_len)?;
-        let mut bytes = vec![0; len_usize(directory.len).ok_or_else(|| wrong("the archive's directory is too long"))?];
-        read_exact(source, &mut bytes, directory.offset)?;
-        let entries = directory.entries(&bytes)?;
-        let first = entries.first().and_then(|(record, _)| record.name.split_once('/')).map_or("", |(root, _)| root);
-        let pickle = if first.is_empty() { "data.pkl".to_owned() } else { format!("{first}/data.pkl") };
-        Ok::<bool, Error>(entries.iter().any(|(record, _)| record.name == pickle))
-    };
-    names().unwrap_or(false)
+    Directory::read(source, limits).is_ok_and(|(_, records)| {
+        let pickle = within(root_of(&records), "data.pkl");
+        records.iter().any(|(record, _)| record.name == pickle)
+    })
+}
+
+/// The folder that PyTorch takes for that of all records: the one of the first.
+fn root_of(records: &[(Record, u16)]) -> &str {
+    records.first().and_then(|(record, _)| record.name.split_once('/')).map_or("", |(root, _)| root)
+}
+
+fn within(root: &str, name: &str) -> String {
+    if root.is_empty() { name.to_owned() } else { format!("{root}/{name}") }
 }
 
 /// Reads a record into memory, if it is at most so long, and checks its CRC-32.
@@ -249,6 +245,16 @@ struct Directory {
 }
 
 impl Directory {
+    /// The directory, and its entries with their flags.
+    fn read(source: &dyn ReadAt, limits: &Limits) -> Result<(Directory, Vec<(Record, u16)>)> {
+        let directory = Directory::find(source)?;
+        limits.check("the length of the archive's directory,", directory.len, limits.max_index_len)?;
+        let mut bytes = vec![0; len_usize(directory.len).ok_or_else(|| wrong("the archive's directory is too long"))?];
+        read_exact(source, &mut bytes, directory.offset)?;
+        let entries = directory.entries(&bytes)?;
+        Ok((directory, entries))
+    }
+
     fn find(source: &dyn ReadAt) -> Result<Directory> {
         let file_len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
         let tail_len = file_len.min(END_LEN.saturating_add(MAX_COMMENT_LEN));

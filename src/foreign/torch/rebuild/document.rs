@@ -560,6 +560,6 @@ impl<'g, 'c> Document<'g, 'c> {
     }
 
     fn with_path(&self, e: Error) -> Error {
-        e.with_tensor(&self.names.shown())
+        e.with_tensor(self.names.path())
     }
 }

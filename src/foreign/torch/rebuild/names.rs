@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::error::quoted;
-
 /// The name of a tensor that is all there is.
 const ROOT: &str = "tensor";
 /// Paths longer than this are cut, so that deep ones do not make a small file large.
@@ -36,14 +34,14 @@ impl Names {
         self.path.truncate(len);
     }
 
-    /// The path so far, for messages.
-    pub(super) fn shown(&self) -> String {
-        if self.path.is_empty() { "the whole document".to_owned() } else { quoted(&self.path) }
+    /// The path so far: the name that a tensor here would get, if no other had it.
+    pub(super) fn path(&self) -> &str {
+        if self.path.is_empty() { ROOT } else { &self.path }
     }
 
     /// A name for a tensor that is here, that no other has.
     pub(super) fn give(&mut self) -> String {
-        let name = if self.path.is_empty() { ROOT } else { &self.path }.to_owned();
+        let name = self.path().to_owned();
         let asked = self.asked.entry(name.clone()).or_insert(0);
         *asked = asked.saturating_add(1);
         if *asked == 1 {
