@@ -378,6 +378,94 @@ fn verify_finds_checkpoints_of_pytorch_in_directories() {
 }
 
 #[test]
+fn verify_of_directories_reports_what_stands_where_a_checkpoint_should_be() {
+    let room = Room::new();
+    room.put("a/empty.bin", "");
+    room.put("a/lfs.pt2", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n");
+    room.put("a/notes.txt", "");
+    room.put("a/page.BIN", "\n<!DOCTYPE html><html></html>");
+    room.put("a/program.pt2", archive(&[Record::new("archive_format", "pt2")]));
+    room.put("a/raw.bin", [1, 2, 3]);
+    room.put("a/train.ckpt", "nothing");
+    room.put("a/whole.ckpt", model());
+    let ran = room.run(&["verify", "a"]);
+    assert_eq!(ran.code, 3);
+    let verdicts: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+    let bad = ["a/empty.bin:", "a/lfs.pt2:", "a/page.BIN:", "a/train.ckpt:"].map(|path| ["corrupted", path]);
+    assert_eq!(verdicts[..4], bad, "{ran:?}");
+    assert_eq!(verdicts[4], ["ok", "a/whole.ckpt"]);
+    assert!(ran.out.contains("5 checkpoints: 1 ok, 4 corrupted; 3 other files skipped"), "{ran:?}");
+    let notes: Vec<&str> = ran.err.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(notes, ["a/program.pt2", "a/raw.bin"], "{ran:?}");
+}
+
+#[test]
+fn what_goes_beyond_a_limit_is_incompatible() {
+    let room = Room::new();
+    room.put("deep.pt", checkpoint((0..600).fold(int(1), |inner, _| dict([("a", inner)])), &[]));
+    let ran = room.run(&["verify", "deep.pt"]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.out.starts_with("incompatible  deep.pt: "), "{ran:?}");
+    assert!(ran.out.contains("a dictionary or tuple two; save it with fewer levels"), "{ran:?}");
+    room.run(&["inspect", "deep.pt"]).failed(3, &["deep.pt", "nest"]);
+}
+
+// convert
+
+#[test]
+fn options_that_say_nothing_about_the_output_are_wrong_usage() {
+    let room = Room::new();
+    room.put("m.pt", model());
+    for args in [
+        &["m.safetensors", "--tensors-only"][..],
+        &["m.dolmen", "--tensors-only"],
+        &["m", "--tensors-only"],
+        &["out.pt", "--alignment", "4K"],
+        &["out.npz", "--block", "64K"],
+    ] {
+        let ran = room.run(&[&["convert", "m.pt"], args].concat());
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains(args[0]) && ran.err.contains(args[1]), "{ran:?}");
+    }
+    assert_eq!(room.names(), ["m.pt"]);
+    for output in ["a.pt", "a.pth", "a.ckpt", "a.BIN"] {
+        let ran = room.run(&["convert", "m.pt", output, "--tensors-only", "--validate"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(room.run(&["inspect", output]).succeeded().contains("torch zip"), "{output}");
+    }
+    room.run(&["convert", "m.pt", "out.xyz"]).failed(1, &[".pt or .pth", ".ckpt"]);
+}
+
+#[test]
+fn a_cut_off_archive_is_told_to_be_so_by_convert_too() {
+    let mut old = records(pickle(list(&[])), &[("0", vec![0; 200])]);
+    old.rotate_right(1);
+    let old = archive(&old);
+    let room = Room::new();
+    room.put("old.pt", &old[..old.len() - 30]);
+    room.run(&["convert", "old.pt", "new.dolmen"]).failed(3, &["old.pt", "was cut off"]);
+    assert_eq!(room.names(), ["old.pt"]);
+}
+
+#[test]
+fn programs_of_torchscript_are_not_written_without_their_code() {
+    let room = Room::new();
+    let script = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torch_data/script.pt")).unwrap();
+    room.put("script.pt", &script);
+    for output in ["out.pt", "out.pth", "script.pt"] {
+        room.run(&["convert", "script.pt", output])
+            .failed(1, &["script.pt", "TorchScript", "--tensors-only", ".dolmen"]);
+    }
+    assert!(room.names() == ["script.pt"] && room.read("script.pt") == script);
+    for args in [&["out.dolmen"][..], &["out.pt", "--tensors-only"]] {
+        let ran = room.run(&[&["convert", "script.pt"], args].concat());
+        assert!(ran.code == 0 && ran.err.contains("the code of the TorchScript program is left out"), "{ran:?}");
+    }
+    let ran = room.run(&["inspect", "out.pt"]);
+    assert!(ran.succeeded().contains("torch zip"), "{ran:?}");
+}
+
+#[test]
 fn what_is_no_checkpoint_of_pytorch_is_called_what_it_is() {
     let whole = model();
     let mut old = records(pickle(list(&[])), &[("0", vec![0; 200])]);

@@ -407,9 +407,14 @@ fn a_list_of_the_sets_that_it_is_handed_to_does_not_pile_up() {
     }
 }
 
+/// Keys that differ, with a value each.
+fn numbered(count: usize) -> Vec<u8> {
+    (0..count as u16).flat_map(|n| [&b"M"[..], &n.to_le_bytes(), b"K\x02"].concat()).collect()
+}
+
 #[test]
 fn one_state_built_onto_thousands_of_objects_is_one_state() {
-    let state = Pickle::of_protocol(4).op(DICT).op(MARK).ops(b"\x8c\x01aN", 2000).op(SETITEMS).put(0).op(b"0");
+    let state = Pickle::of_protocol(4).op(DICT).op(MARK).op(&numbered(2000)).op(SETITEMS).put(0).op(b"0");
     let objects = state.op(b"cm\nf\nq\x010").op(LIST).op(MARK).ops(b"h\x01)Rj\0\0\0\0b", 5000).op(APPENDS).stop();
     let file = of_pickle(&objects);
     let opened = opens(&file);
@@ -419,7 +424,7 @@ fn one_state_built_onto_thousands_of_objects_is_one_state() {
 #[test]
 fn one_tuple_of_arguments_and_one_dict_of_keywords_handed_to_thousands_is_bounded() {
     let many = |handed: &[u8], call: &[u8]| {
-        let first = Pickle::of_protocol(4).op(MARK).ops(b"K\x01K\x02", 4000).op(handed).put(0).op(b"0cm\nf\nq\x010");
+        let first = Pickle::of_protocol(4).op(MARK).op(&numbered(4000)).op(handed).put(0).op(b"0cm\nf\nq\x010");
         of_pickle(&first.op(LIST).op(MARK).ops(call, 5000).op(APPENDS).stop())
     };
     refused(&many(b"t", b"h\x01j\0\0\0\0R"), ErrorKind::Limit, "repeats itself");
@@ -494,21 +499,21 @@ fn long_keys_that_name_many_tensors_are_bounded() {
 
 #[test]
 fn names_that_collide_are_found_in_linear_time() {
-    // Every name that `a` would be given next is a key already; then `a` is asked for as often.
+    // Every name that would be given next is a key already; then the same name is asked for as often, as positions beyond the longest
+    // path do not count.
     let call = Pickle::part().tensor("0", 4, 0, &[4], &[1]).0;
     let head = &call[b"ctorch._utils\n_rebuild_tensor_v2\n".len()..call.len() - 1];
     let many = |n: usize| {
         let mut pickle = Pickle::of_protocol(4).op(b"ctorch._utils\n_rebuild_tensor_v2\nq\x000").op(head).op(b"q\x010");
-        pickle = pickle.op(DICT).op(MARK);
+        pickle = pickle.op(DICT).text(&"a".repeat(500)).op(DICT).op(MARK);
+        let key = "b".repeat(20);
         for i in 0..n {
-            pickle = pickle.text(&format!("a#{}", i + 2)).op(b"h\x00h\x01R");
+            pickle = pickle.text(&format!("{key}#{}", i + 2)).op(b"h\x00h\x01R");
         }
-        for _ in 0..n {
-            pickle = pickle.text("a").op(b"h\x00h\x01R");
-        }
+        pickle = pickle.text(&key).op(LIST).op(MARK).ops(b"h\x00h\x01R", n).op(APPENDS).op(SETITEMS).op(b"s");
         // So that the budget is no reason to stop.
-        let filler = "x".repeat(100 * n);
-        archive(&pickle.op(SETITEMS).put(9).op(b"0").text(&filler).op(b"0").get(9).stop(), &[("0", &floats(4))])
+        let filler = "x".repeat(200 * n);
+        archive(&pickle.put(9).op(b"0").text(&filler).op(b"0").get(9).stop(), &[("0", &floats(4))])
     };
     let [(_, few), (checkpoint, more)] = [2000, 4000].map(|n| {
         let file = many(n);
@@ -562,6 +567,106 @@ fn long_names_of_classes_that_many_refer_to_are_bounded() {
     }
     let many: String = (0..50_000).map(|n| format!("c{n}\nx\n")).collect();
     opens(&of_pickle(&Pickle::of_protocol(4).op(LIST).op(MARK).op(many.as_bytes()).op(APPENDS).stop()));
+}
+
+/// The tensors of a dictionary with these entries, which are pickled; and how many entries it has.
+#[track_caller]
+fn entries(before: &[u8], stored: &[u8]) -> (Vec<String>, usize) {
+    let pickle = Pickle::of_protocol(4).op(before).op(MARK).op(stored).op(SETITEMS).stop();
+    let file = archive(&pickle, &[("0", &floats(4)), ("1", &floats(4))]);
+    let checkpoint = opens(&file);
+    let Some(Value::Dict(dict)) = checkpoint.document().unwrap() else { panic!("no dictionary") };
+    (checkpoint.tensors().map(|t| t.unwrap().name().to_owned()).collect(), dict.entries.len())
+}
+
+#[test]
+fn of_keys_that_python_takes_for_the_same_the_last_value_counts_at_the_first_place() {
+    let tensor = |key: &str| Pickle::part().tensor(key, 4, 0, &[4], &[1]).0;
+    let a = |key: &str| [&Pickle::part().text("a").0[..], &tensor(key)].concat();
+    let b = [&Pickle::part().text("b").0[..], b"K\x05"].concat();
+    let stored = [&a("0")[..], &b, &a("1")].concat();
+    for before in [&b"}"[..], b"ccollections\nOrderedDict\n)R", b"ccollections\nCounter\n)R"] {
+        assert_eq!(entries(before, &stored), (vec!["a".to_owned()], 2));
+        let pickle = Pickle::of_protocol(4).op(before).op(MARK).op(&stored).op(SETITEMS).stop();
+        let file = archive(&pickle, &[("0", &floats(4)), ("1", &[0; 16])]);
+        let checkpoint = opens(&file);
+        assert_eq!(checkpoint.tensor("a").unwrap().bytes().unwrap()[..], [0; 16]);
+        let Some(Value::Dict(dict)) = checkpoint.document().unwrap() else { panic!() };
+        let keys: Vec<&Value> = dict.entries.iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, [&Value::from("a"), &Value::from("b")]);
+    }
+    // One by one, as the arguments of a Counter, and as the pairs of Python 2.
+    let one = |bytes: &[u8]| [bytes, b"s"].concat();
+    let dict = [b"}", &one(&a("0"))[..], &one(&a("1"))].concat();
+    for pickle in [
+        dict.clone(),
+        [b"ccollections\nCounter\n", &dict[..], b"\x85R"].concat(),
+        [b"ccollections\nOrderedDict\n](", &a("0")[..], b"\x86", &a("1"), b"\x86e\x85R"].concat(),
+        [b"cm\nf\n)R", &dict[1..]].concat(),
+    ] {
+        let file = archive(&Pickle::of_protocol(4).op(&pickle).stop(), &[("0", &floats(4)), ("1", &[0; 16])]);
+        let checkpoint = opens(&file);
+        let names: Vec<String> = checkpoint.tensors().map(|t| t.unwrap().name().to_owned()).collect();
+        assert_eq!(names, ["a"]);
+        assert_eq!(checkpoint.tensor("a").unwrap().bytes().unwrap()[..], [0; 16]);
+    }
+}
+
+#[test]
+fn keys_are_compared_as_python_compares_them() {
+    let float = |value: f64| Pickle::part().float(value).0;
+    let long = |byte: u8| [&b"\x8a\x09\0\0\0\0\0\0\0\0"[..], &[byte]].concat();
+    let text = |text: &str| Pickle::part().text(text).0;
+    let encoded = |text: &str| {
+        let text = Pickle::part().global("_codecs", "encode").op(MARK).text(text).text("latin1");
+        text.op(TUPLE).op(REDUCE).0
+    };
+    let long_text = "x".repeat(5000);
+    let all = [
+        (vec![b"K\x01".to_vec(), b"\x88".to_vec(), float(1.0), b"I1\n".to_vec(), b"L1L\n".to_vec()], 1),
+        (vec![b"K\x00".to_vec(), b"\x89".to_vec(), float(0.0), float(-0.0)], 1),
+        (vec![float(-5.0), b"J\xfb\xff\xff\xff".to_vec(), b"\x8a\x01\xfb".to_vec()], 1),
+        (vec![float(2f64.powi(64)), long(1)], 1),
+        (vec![float(-(2f64.powi(64))), long(0xFF)], 1),
+        (vec![float(2f64.powi(65)), long(2), long(3)], 2),
+        (vec![float(-(2f64.powi(63))), b"\x8a\x08\0\0\0\0\0\0\0\x80".to_vec(), float(2f64.powi(63))], 2),
+        (vec![float(0.5), float(0.5), float(-0.5)], 2),
+        (vec![float(f64::INFINITY), float(f64::NEG_INFINITY), float(f64::INFINITY)], 2),
+        (vec![float(f64::NAN), float(f64::NAN)], 2),
+        (vec![b"N".to_vec(), b"N".to_vec(), b"K\x00".to_vec()], 2),
+        (vec![text("1"), b"K\x01".to_vec(), b"C\x011".to_vec()], 3),
+        (vec![text("a"), b"U\x01a".to_vec(), b"Va\n".to_vec(), b"S'a'\n".to_vec()], 1),
+        (vec![text(&"y".repeat(500)), text(&"y".repeat(500)), text(&"z".repeat(500))], 2),
+        (vec![text(&long_text), text(&long_text), text(&long_text.replacen('x', "y", 1))], 2),
+        (vec![b"C\x01\xe9".to_vec(), encoded("\u{E9}"), encoded("\u{EA}")], 2),
+        (vec![b"K\x01K\x02\x86".to_vec(), [float(1.0), float(2.0), b"\x86".to_vec()].concat()], 1),
+        (vec![b"K\x01K\x02\x86\x85".to_vec(), b"K\x01K\x02\x86\x85".to_vec(), b"K\x01\x85\x85".to_vec()], 2),
+        (vec![b")".to_vec(), b")".to_vec(), b"N\x85".to_vec()], 2),
+        (vec![b"cm\nf\n".to_vec(), b"cm\nf\n".to_vec(), b"cm\ng\n".to_vec()], 2),
+        (vec![b"cm\nf\n)R".to_vec(), b"cm\nf\n)R".to_vec()], 2),
+    ];
+    for (keys, distinct) in all {
+        let stored: Vec<u8> = keys.iter().flat_map(|key| [key, &b"N"[..]].concat()).collect();
+        assert_eq!(entries(b"}", &stored), (Vec::new(), distinct), "{keys:?}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_keys_that_are_the_same_take_linear_time() {
+    let tensor = Pickle::part().tensor("0", 4, 0, &[4], &[1]).0;
+    let pickle = Pickle::of_protocol(4).op(&tensor).op(b"q\x000").text(&"k".repeat(4000)).op(b"q\x010").op(DICT);
+    for key in [&b"h\x01"[..], b"K\x07", b"\x8c\x01k", b"h\x01\x85"] {
+        let stored = [key, b"h\x00"].concat();
+        let pickle = pickle.clone().op(MARK).ops(&stored, 100_000).op(SETITEMS).stop();
+        let file = archive(&pickle, &[("0", &floats(4))]);
+        let start = std::time::Instant::now();
+        let (checkpoint, taken) = taken(|| open(&file).unwrap());
+        assert_eq!(checkpoint.len(), 1);
+        assert!(start.elapsed().as_secs() < 20 && taken.calls < 1_000_000, "{taken:?} in {:?}", start.elapsed());
+    }
+    // And such as differ.
+    let many: String = (0..100_000).map(|n| format!("I{n}\nNF{n}.0\nN")).collect();
+    assert_eq!(entries(b"}", many.as_bytes()).1, 100_000);
 }
 
 #[test]

@@ -82,8 +82,8 @@ impl ConvertOptions {
     }
 }
 
-/// Converts a file, recognised by its content, into the format that the output's extension names: `.dolmen`, `.pt` or `.pth`,
-/// `.safetensors`, `.npy` (of exactly one tensor) or `.npz`. The output appears whole or not at all, and may be the input itself.
+/// Converts a file, recognised by its content, into the format that the output's extension names: `.dolmen`, `.pt` or `.pth` (also `.ckpt`
+/// or `.bin`), `.safetensors`, `.npy` (of exactly one tensor) or `.npz`. The output appears whole or not at all, and may be the input itself.
 ///
 /// Gives what the output could not hold exactly; nothing is lost into a Dolmen file but what the notes of [`npy`](super::npy) and
 /// [`npz`](super::npz) say, and a program of TorchScript.
@@ -92,8 +92,8 @@ impl ConvertOptions {
 /// contiguous. From `.npz` into another format than Dolmen it goes through a temporary file beside the output.
 ///
 /// # Errors
-/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an extension that is not known, and for what the format cannot hold at all; and all
-/// errors of opening the input and saving the output.
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an extension that is not known, for what the format cannot hold at all, and for a
+/// program of TorchScript as a PyTorch checkpoint of more than its tensors; and all errors of opening the input and saving the output.
 pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &ConvertOptions) -> Result<Notes> {
     let (input, output) = (input.as_ref(), output.as_ref());
     let target = Target::of(output).map_err(|e| e.with_path(output))?;
@@ -114,6 +114,11 @@ pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &Conv
     let checkpoint = OpenOptions::new().limits(options.limits).open_on_demand(input)?;
     #[cfg(feature = "torch")]
     if super::torch::is_script(&checkpoint) {
+        if target == Target::Torch && !options.torch.is_tensors_only() {
+            let message = "without the code of this TorchScript program, PyTorch could not load what would be written";
+            let advice = "write nothing but its tensors (--tensors-only), or convert to .dolmen";
+            return Err(Error::invalid(message).with_path(input).with_advice(advice));
+        }
         notes.push("the code of the TorchScript program is left out: its tensors and objects are kept");
     }
     #[cfg(feature = "torch")]
@@ -135,7 +140,7 @@ fn import(input: &Path, builder: &mut Builder<'_>, notes: &mut Notes, options: &
         #[cfg(feature = "torch")]
         Some(Kind::Torch) => Ok(false),
         #[cfg(feature = "torch")]
-        Some(Kind::Zip) if super::torch::is_archive(&file, &options.limits) => Ok(false),
+        Some(Kind::Zip) if super::is_torch_zip(start, &file, &options.limits) => Ok(false),
         #[cfg(all(feature = "npy", not(feature = "torch")))]
         Some(Kind::Torch) => Err(super::npz::torch()),
         #[cfg(feature = "npy")]
@@ -181,11 +186,12 @@ impl Target {
             #[cfg(feature = "npy")]
             Some("npz") => return Ok(Target::Npz),
             #[cfg(feature = "torch")]
-            Some("pt" | "pth") => return Ok(Target::Torch),
+            Some("pt" | "pth" | "ckpt" | "bin") => return Ok(Target::Torch),
             Some(other) => format!("the extension {} names no format that is written here", quoted(other)),
             None => "an output without an extension does not say what format it is to be".to_owned(),
         };
-        Err(Error::invalid(what).with_advice("end it with .dolmen, .pt, .safetensors, .npy or .npz"))
+        Err(Error::invalid(what)
+            .with_advice("end it with .dolmen, .pt or .pth (also .ckpt or .bin), .safetensors, .npy or .npz"))
     }
 
     fn save(self, checkpoint: &Checkpoint, output: &Path, options: &ConvertOptions) -> Result<Notes> {

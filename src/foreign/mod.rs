@@ -163,6 +163,12 @@ fn is_torch_entry(name: &[u8]) -> bool {
     name == b"data.pkl" || name.ends_with(b"/data.pkl")
 }
 
+/// Whether a ZIP archive that its first entry does not tell is a PyTorch checkpoint, whole or cut off.
+#[cfg(feature = "torch")]
+fn is_torch_zip(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> bool {
+    torch::is_archive(source, limits) || first_name(start).is_some_and(|name| torch::is_cut_off(name, source))
+}
+
 /// The index of a file of another format, recognised by its first bytes; `None` if it is none that is read in place.
 ///
 /// # Errors
@@ -176,12 +182,7 @@ pub(crate) fn read_index(start: &[u8], source: &dyn ReadAt, limits: &Limits) -> 
         #[cfg(feature = "torch")]
         Some(Kind::Torch) => torch::read_index(start, source, limits).map(Some),
         #[cfg(feature = "torch")]
-        Some(Kind::Zip)
-            if torch::is_archive(source, limits)
-                || first_name(start).is_some_and(|name| torch::is_cut_off(name, source)) =>
-        {
-            torch::read_index(start, source, limits).map(Some)
-        }
+        Some(Kind::Zip) if is_torch_zip(start, source, limits) => torch::read_index(start, source, limits).map(Some),
         #[cfg(feature = "torch")]
         Some(Kind::Tar) if torch::is_tar(source) => torch::read_index(start, source, limits).map(Some),
         _ => {

@@ -49,6 +49,23 @@ fn is_json(text: &[u8]) -> bool {
     }
 }
 
+fn begins(text: &[u8], prefix: &[u8]) -> bool {
+    text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix))
+}
+
+fn is_lfs_pointer(start: &[u8]) -> bool {
+    start.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
+fn is_html(text: &[u8]) -> bool {
+    begins(text, b"<!doctype html") || begins(text, b"<html") || begins(text, b"<head")
+}
+
+/// Whether a file that begins so only stands where another should be: it is empty, a git-LFS pointer, or a web page.
+pub fn is_placeholder(start: &[u8]) -> bool {
+    start.is_empty() || is_lfs_pointer(start) || is_html(start.trim_ascii_start())
+}
+
 fn diagnose(start: &[u8]) -> Diagnosis {
     if start.is_empty() {
         return wrong(
@@ -57,17 +74,16 @@ fn diagnose(start: &[u8]) -> Diagnosis {
         );
     }
     let text = start.trim_ascii_start();
-    let begins = |prefix: &[u8]| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix));
-    if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+    if is_lfs_pointer(start) {
         return wrong("this is a git-LFS pointer, not the file itself", FETCH_LFS);
     }
-    if begins(b"<!doctype html") || begins(b"<html") || begins(b"<head") {
+    if is_html(text) {
         return wrong(
             "this is an HTML page, not a checkpoint: a download got a web page instead of the file",
             FETCH_AGAIN,
         );
     }
-    if begins(b"<?xml") || begins(b"<error>") {
+    if begins(text, b"<?xml") || begins(text, b"<error>") {
         return wrong("this is an XML document, most likely a server's error message, not a checkpoint", FETCH_AGAIN);
     }
     if start.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e") {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::CommandFactory;
 use dolmen::foreign::torch::ExportOptions;
 use dolmen::foreign::{ConvertOptions, convert};
 use dolmen::{FileOptions, Result, SaveOptions};
@@ -36,8 +37,8 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Formats: .dolmen, .pt and .pth, .safetensors, .npy (of one tensor) and .npz. OUT
-appears whole or not at all, and may be IN itself. Nothing is lost into a .dolmen
+Formats: .dolmen, .pt and .pth (and .ckpt and .bin, to write), .safetensors, .npy
+(of one tensor) and .npz. OUT appears whole or not at all, and may be IN itself. Nothing is lost into a .dolmen
 file but the code of TorchScript; what another format cannot hold is told in
 notes on standard error. Checksums that IN has are verified on the way. Nothing
 that a PyTorch checkpoint asks for is ever run.
@@ -60,8 +61,28 @@ fn parse_block(text: &str) -> std::result::Result<u64, String> {
     FileOptions::new().block_len(bytes).map(|_| bytes).map_err(|e| e.reason())
 }
 
+/// Ends the program if an option says nothing about a file like OUT: who gave it expects something else of it.
+fn check_usage(args: &Args) {
+    let extension = args.output.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let extension = extension.as_deref().unwrap_or_default();
+    let for_torch = args.tensors_only && !matches!(extension, "pt" | "pth" | "ckpt" | "bin");
+    let for_dolmen = |given: Option<u64>| given.is_some() && extension != "dolmen";
+    let (option, what) = if for_torch {
+        ("--tensors-only", "a PyTorch checkpoint: OUT must end with .pt, .pth, .ckpt or .bin")
+    } else if for_dolmen(args.alignment) {
+        ("--alignment", "a Dolmen file: OUT must end with .dolmen")
+    } else if for_dolmen(args.block) {
+        ("--block", "a Dolmen file: OUT must end with .dolmen")
+    } else {
+        return;
+    };
+    let message = format!("{option} is about {what}, and it is {}", human::path(&args.output));
+    crate::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<Outcome> {
+    check_usage(args);
     let mut file = FileOptions::new();
     if let Some(bytes) = args.alignment {
         file = file.alignment(bytes)?;

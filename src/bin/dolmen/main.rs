@@ -75,6 +75,8 @@ impl Outcome {
             ErrorKind::Corrupt | ErrorKind::Malformed | ErrorKind::NotThisFormat | ErrorKind::UnsupportedVersion => {
                 Outcome::Unsound
             }
+            // Of a tensor, it is what was to be done with it that goes too far.
+            ErrorKind::Limit if e.tensor().is_none() => Outcome::Unsound,
             _ => Outcome::CouldNot,
         }
     }

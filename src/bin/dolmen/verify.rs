@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use dolmen::format::diagnosis::{self, DIAGNOSIS_LEN};
 use dolmen::{Checkpoint, Error, ErrorKind, Report, Result, VerifyOptions};
 use serde_json::{Value as Json, json};
 
 use crate::progress::Progress;
 use crate::style::{self, BAD, FAINT, GOOD, WARN, cannot_write, paint};
-use crate::{Outcome, human};
+use crate::{Outcome, human, say};
 
 /// What to verify, and how.
 #[derive(Debug, clap::Args)]
@@ -34,15 +35,17 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 Directories are searched with all directories within; links to directories are
-not followed. In them, what is named .dolmen, .pt, .pth or .safetensors is
-verified, and what is recognised by its content. Results are sorted by path.
+not followed. In them, what is named .dolmen, .pt, .pth, .ckpt or .safetensors is
+verified, and what is recognised by its content. Of what is named .bin or .pt2,
+empty files, git-LFS pointers and web pages are reported too, and the others that
+are skipped are named on standard error. Results are sorted by path.
 
 Verdicts:
   ok            every byte is accounted for; in other formats than .dolmen, all
                 that their checksums cover
   corrupted     damaged, malformed, or nothing that is known
-  incompatible  it may be good, but it needs a newer version of this command, or
-                is of a format that this one does not read
+  incompatible  it may be good, but it needs a newer version of this command, is
+                of a format that this one does not read, or goes beyond a limit
   error         it could not be read, and nothing is known of it
 
 Formats without checksums can be ok in structure only: damage to their data
@@ -74,6 +77,13 @@ const SHOWN: usize = 20;
 pub fn run(args: &Args) -> Result<Outcome> {
     let found = search(&args.paths);
     let results = verify_all(&found.files, args);
+    let passed = found.files.iter().zip(&results).filter(|(file, checked)| file.perhaps && checked.is_none());
+    let mut passed: Vec<&Path> = passed.map(|(file, _)| file.path.as_path()).collect();
+    passed.sort();
+    for path in passed {
+        let note = style::paint(style::WARN, "note:");
+        say(&format!("{note} {} is skipped: it is none of the checkpoints that are known here", human::path(path)));
+    }
     let mut results: Vec<Checked> = results.into_iter().flatten().chain(found.failed).collect();
     results.sort_by(|a, b| a.path.cmp(&b.path));
     let none = results.is_empty();
@@ -102,6 +112,8 @@ struct File {
     byte_len: u64,
     /// Found in a directory under a name that does not say what it is.
     unsure: bool,
+    /// Its name is one that checkpoints can have, as other files do.
+    perhaps: bool,
 }
 
 #[derive(Default)]
@@ -127,7 +139,7 @@ fn search(paths: &[PathBuf]) -> Found {
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => pending.push(path.clone()),
             Ok(metadata) => {
-                add(&mut found, File { path: path.clone(), byte_len: metadata.len(), unsure: false });
+                add(&mut found, File { path: path.clone(), byte_len: metadata.len(), unsure: false, perhaps: false });
             }
             Err(e) => found.failed.push(Checked::failed(path, &Error::io("cannot open", e))),
         }
@@ -154,10 +166,11 @@ fn search(paths: &[PathBuf]) -> Found {
                 continue;
             }
             // A link can lead to a file; one that leads nowhere is reported if its name says that it should.
-            let named = is_named_like_a_checkpoint(&path);
+            let named = has_extension(&path, &["dolmen", "pt", "pth", "ckpt", "safetensors"]);
+            let perhaps = has_extension(&path, &["bin", "pt2"]);
             match std::fs::metadata(&path) {
                 Ok(metadata) if metadata.is_file() => {
-                    add(&mut found, File { byte_len: metadata.len(), unsure: !named, path });
+                    add(&mut found, File { byte_len: metadata.len(), unsure: !named, perhaps, path });
                 }
                 Err(e) if named => found.failed.push(Checked::failed(&path, &Error::io("cannot open", e))),
                 _ => {}
@@ -167,10 +180,16 @@ fn search(paths: &[PathBuf]) -> Found {
     found
 }
 
-fn is_named_like_a_checkpoint(path: &Path) -> bool {
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().map(OsStr::to_ascii_lowercase);
-    const EXTENSIONS: [&str; 4] = ["dolmen", "pt", "pth", "safetensors"];
-    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
+    extension.is_some_and(|extension| extensions.iter().any(|known| extension == *known))
+}
+
+/// Whether a file only stands where another should be.
+fn is_placeholder(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(DIAGNOSIS_LEN as u64).read_to_end(&mut start));
+    read.is_ok() && diagnosis::is_placeholder(&start)
 }
 
 /// Verifies small files side by side, each on one thread; then large ones one by one, each on all threads.
@@ -207,7 +226,11 @@ fn verify_all(files: &[File], args: &Args) -> Vec<Option<Checked>> {
 fn verify_file(file: &File, threads: usize, quick: bool, progress: &Progress) -> Option<Checked> {
     let checkpoint = match Checkpoint::open_on_demand(&file.path) {
         Ok(checkpoint) => checkpoint,
-        Err(e) if file.unsure && (e.kind() == ErrorKind::NotThisFormat || is_unfinished_save(&file.path)) => {
+        Err(e)
+            if file.unsure
+                && (e.kind() == ErrorKind::NotThisFormat || is_unfinished_save(&file.path))
+                && !(file.perhaps && is_placeholder(&file.path)) =>
+        {
             return None;
         }
         Err(e) => return Some(Checked { unsure: file.unsure, ..Checked::failed(&file.path, &e) }),
@@ -251,7 +274,7 @@ impl Verdict {
     fn of(e: &Error) -> Verdict {
         if e.is_corruption() {
             Verdict::Corrupted
-        } else if e.is_incompatible() {
+        } else if e.is_incompatible() || e.kind() == ErrorKind::Limit {
             Verdict::Incompatible
         } else {
             Verdict::Error

@@ -56,6 +56,11 @@ impl ExportOptions {
         self.tensors_only = tensors_only;
         self
     }
+
+    /// Whether only tensors are written.
+    pub fn is_tensors_only(self) -> bool {
+        self.tensors_only
+    }
 }
 
 /// Writes a checkpoint as PyTorch does: the object that its document describes, or a dictionary of its tensors if it has none.

@@ -22,6 +22,10 @@ impl<'a> Input<'a> {
         Input { source, next: start, end: end.max(start), window: Vec::new(), at: 0 }
     }
 
+    pub(super) fn source(&self) -> &'a dyn ReadAt {
+        self.source
+    }
+
     /// Where in the source the next byte lies.
     pub(in super::super) fn offset(&self) -> u64 {
         self.next.saturating_sub(len_u64(self.window.len().saturating_sub(self.at)))

@@ -30,7 +30,11 @@ pub(in super::super) fn read(input: &mut Input<'_>, most: u64) -> Result<(Graph,
                 return Err(e.with_advice("do not trust where this file came from"));
             }
             Ok(None) => {}
-            Ok(Some(root)) => return Ok((machine.graph, root)),
+            Ok(Some(root)) => {
+                let mut graph = machine.graph;
+                super::distinct::keep_last(&mut graph, machine.input.source())?;
+                return Ok((graph, root));
+            }
             Err(e) if e.offset().is_none() && e.kind() != ErrorKind::Io => return Err(e.with_offset(at)),
             Err(e) => return Err(e),
         }

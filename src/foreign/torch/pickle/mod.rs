@@ -8,12 +8,14 @@
 //! **Cost**: linear in the length of the pickle. A float of a long list costs 8 bytes, what real pickles hold 5 to 16 for each byte of the
 //! pickle, and a call, which may be two bytes, up to 100. Texts and bytes from [`INLINE_LEN`] on stay in the file.
 
+mod distinct;
 mod input;
 mod machine;
 mod memo;
 mod python2;
 mod text;
 
+pub(super) use distinct::Keys;
 pub(super) use input::Input;
 pub(super) use machine::read;
 pub(super) use python2::renamed;

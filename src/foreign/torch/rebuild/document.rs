@@ -110,7 +110,11 @@ impl<'g, 'c> Document<'g, 'c> {
     fn enter(&mut self, levels: usize) -> Result<()> {
         self.depth = self.depth.saturating_add(levels);
         if self.depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::Limit, format!("the objects nest more than {MAX_DEPTH} deep")));
+            let message = format!(
+                "the objects nest more than {MAX_DEPTH} deep, where a list counts one level, a dictionary or tuple two"
+            );
+            let e = Error::new(ErrorKind::Limit, message);
+            return Err(e.with_advice("save it with fewer levels, such as a flat dictionary of its tensors"));
         }
         Ok(())
     }
@@ -560,6 +564,10 @@ impl<'g, 'c> Document<'g, 'c> {
     }
 
     fn with_path(&self, e: Error) -> Error {
+        // A limit is one of the whole pickle's.
+        if e.kind() == ErrorKind::Limit {
+            return e;
+        }
         e.with_tensor(self.names.path())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::super::pickle::{Call, Graph, How, Items, Node, Payload, Ref};
+use super::super::pickle::{Call, Graph, How, Items, Keys, Node, Payload, Ref};
 use super::{numpy, tensor};
 use crate::format::value::DictKind;
 
@@ -58,6 +58,8 @@ pub(super) struct Dictionary<'g> {
     pub(super) entries: Cow<'g, [(Ref, Ref)]>,
     pub(super) factory: Option<Ref>,
     pub(super) attributes: Option<Ref>,
+    /// How many pairs were looked through for the entries.
+    pub(super) looked_through: usize,
 }
 
 /// Bytes of the pickle, and how they are written there.
@@ -181,8 +183,8 @@ pub(super) fn of<'g>(graph: &'g Graph, value: Ref) -> Meaning<'g> {
         Some(Node::Set(items)) => Meaning::Set(Elements::Refs(items)),
         Some(Node::FrozenSet(items)) => Meaning::FrozenSet(Elements::Refs(items)),
         Some(Node::Dict(entries)) => {
-            let entries = Cow::Borrowed(&**entries);
-            Meaning::Dict(Dictionary { kind: DictKind::Plain, entries, factory: None, attributes: None })
+            let (kind, entries) = (DictKind::Plain, Cow::Borrowed(&**entries));
+            Meaning::Dict(Dictionary { kind, entries, factory: None, attributes: None, looked_through: 0 })
         }
         Some(Node::Global(number)) => match graph.name(*number) {
             Some(name) => Meaning::Global(&name.module, name.name.to_string()),
@@ -228,13 +230,21 @@ fn container<'g>(graph: &'g Graph, call: &'g Call) -> Option<Meaning<'g>> {
     let own = Cow::Borrowed(&*call.entries);
     let dict = |kind, entries, factory| {
         let attributes = call.state.filter(|state| !matches!(state, Ref::None));
-        Some(Meaning::Dict(Dictionary { kind, entries, factory, attributes }))
+        Some(Meaning::Dict(Dictionary { kind, entries, factory, attributes, looked_through: 0 }))
     };
     match (&*name.module, &*name.name, args) {
         ("collections", "OrderedDict", []) => return dict(DictKind::Ordered, own, None),
         // So Python 2 has them.
         ("collections", "OrderedDict", &[items]) if call.entries.is_empty() => {
-            return dict(DictKind::Ordered, Cow::Owned(pairs(graph, items)?), None);
+            let pairs = pairs(graph, items)?;
+            let looked_through = pairs.len();
+            // Without the source, nothing is read that could fail.
+            let distinct = Keys::new(graph, None).distinct(&pairs).ok().flatten();
+            let mut meaning = dict(DictKind::Ordered, Cow::Owned(distinct.unwrap_or(pairs)), None);
+            if let Some(Meaning::Dict(dict)) = &mut meaning {
+                dict.looked_through = looked_through;
+            }
+            return meaning;
         }
         ("collections", "defaultdict", []) => return dict(DictKind::Default, own, None),
         ("collections", "defaultdict", &[factory]) => {

@@ -53,6 +53,7 @@ fn looked_through(graph: &Graph, meaning: &Meaning<'_>) -> u64 {
             Data::Blob(blob, _) => blob,
             Data::Storage(_) => return 0,
         },
+        Meaning::Dict(dict) => return len_u64(dict.looked_through),
         Meaning::Object(call) => {
             return match graph.tuple(call.args) {
                 Some(&[Ref::Node(items)]) => match graph.node(items) {
