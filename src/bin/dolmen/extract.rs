@@ -119,6 +119,7 @@ fn held(checkpoint: &Checkpoint, anyway: bool) -> Result<Held> {
             note(&format!("the elements are written as they are stored, whatever the document says of them: {e}"));
             Ok(Held::default())
         }
+        Err(e) => Err(e.with_advice("give --raw and --force to have the elements as they are stored")),
         held => held,
     }
 }
