@@ -10,6 +10,7 @@
 //!
 //! The front door asks `read_index` about every file that is not a Dolmen file; what it finds is opened by
 //! [`Checkpoint`](crate::Checkpoint) like any other. The command calls [`convert()`]. What a format could not hold is told in [`Notes`].
+//! What a document says of the values of tensors, [`Held`] knows.
 //!
 //! Of these formats only PyTorch's archives have checksums that a reader can use in place, and not all of those do. The data of others is
 //! given as it is ([`TensorView::is_checksummed`](crate::TensorView::is_checksummed) says `false`). Converting to Dolmen is what protects it.
@@ -27,6 +28,7 @@
 
 #[cfg(feature = "fs")]
 mod convert;
+mod held;
 mod notes;
 #[cfg(feature = "npy")]
 pub mod npy;
@@ -41,6 +43,7 @@ pub mod torch;
 
 #[cfg(feature = "fs")]
 pub use convert::{ConvertOptions, convert};
+pub use held::Held;
 pub use notes::Notes;
 
 use crate::error::Result;

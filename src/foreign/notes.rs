@@ -42,6 +42,12 @@ impl Notes {
         self.0.push(format!("tensor {}: {note}", quoted(name)));
     }
 
+    /// Notes what is lost of a tensor where its elements alone are written.
+    #[cfg(any(feature = "safetensors", feature = "npy"))]
+    pub(super) fn lost(&mut self, held: &super::Held, tensor: &crate::TensorView<'_>) {
+        held.lost(tensor).into_iter().for_each(|lost| self.tensor(tensor.name(), lost));
+    }
+
     #[cfg(feature = "fs")]
     pub(super) fn extend(&mut self, other: Notes) {
         self.0.extend(other.0);
@@ -78,13 +84,24 @@ pub(super) fn all(names: &[&str]) -> String {
 /// Notes what every format but Dolmen leaves out: tensors over one storage as such, the document, unknown sections.
 #[cfg(any(feature = "safetensors", feature = "npy"))]
 pub(super) fn structure(checkpoint: &crate::Checkpoint, notes: &mut Notes) -> crate::Result<()> {
-    let mut by_storage: Vec<(u32, &str)> =
-        checkpoint.tensors().map(|tensor| tensor.map(|t| (t.storage(), t.name()))).collect::<crate::Result<_>>()?;
-    by_storage.sort_unstable();
-    for group in by_storage.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
-        let names: Vec<&str> = group.iter().map(|&(_, name)| name).collect();
-        notes.push(format!("{} share a storage: each is written on its own", list(&names)));
+    let mut placed = checkpoint
+        .tensors()
+        .map(|tensor| tensor.map(|t| (t.storage(), t.range_in_storage(), t.name())))
+        .filter(|placed| placed.as_ref().map_or(true, |(_, range, _)| !range.is_empty()))
+        .collect::<crate::Result<Vec<_>>>()?;
+    placed.sort_unstable_by_key(|(storage, range, name)| (*storage, range.start, range.end, *name));
+    // Each group reaches on for as long as the next one begins within it. What merely lies in the same storage shares nothing.
+    let mut reach = (0, 0);
+    let mut group: Vec<&str> = Vec::new();
+    for (storage, range, name) in placed {
+        if reach.0 != storage || range.start >= reach.1 {
+            shared(&mut group, notes);
+            reach = (storage, range.end);
+        }
+        reach.1 = reach.1.max(range.end);
+        group.push(name);
     }
+    shared(&mut group, notes);
     if checkpoint.document()?.is_some() {
         notes.push("the document is left out");
     }
@@ -93,4 +110,14 @@ pub(super) fn structure(checkpoint: &crate::Checkpoint, notes: &mut Notes) -> cr
         count => notes.push(format!("{count} sections that this version does not know are left out")),
     }
     Ok(())
+}
+
+/// Notes tensors that overlap, if there are several, and forgets them.
+#[cfg(any(feature = "safetensors", feature = "npy"))]
+fn shared(group: &mut Vec<&str>, notes: &mut Notes) {
+    if group.len() > 1 {
+        group.sort_unstable();
+        notes.push(format!("{} share a storage: each is written on its own", list(group)));
+    }
+    group.clear();
 }

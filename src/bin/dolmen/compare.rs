@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use dolmen::foreign::Held;
 use dolmen::{DType, Error, ErrorKind, Result, TensorView};
 
 use crate::number::{self, Distance, Number};
@@ -52,17 +53,26 @@ const SMALL: u64 = 1 << 20;
 /// Elements compared at a time: a multiple of 8, so that packed dtypes begin at byte boundaries.
 const STEP: u64 = 1 << 14;
 
-/// Compares the values of two tensors of the same shape.
+/// A tensor, and what its document says of the values of tensors.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    pub tensor: TensorView<'a>,
+    pub held: &'a Held,
+}
+
+/// Compares the values of two tensors of the same shape: those that their documents say they have.
 ///
 /// # Errors
 /// What is damaged in either, or cannot be read.
-pub fn compare(a: &TensorView<'_>, b: &TensorView<'_>, longest_file: u64, progress: &dyn Fn(u64)) -> Result<Compared> {
+pub fn compare(left: Side<'_>, right: Side<'_>, longest_file: u64, progress: &dyn Fn(u64)) -> Result<Compared> {
+    let (a, b) = (&left.tensor, &right.tensor);
     let allowed = longest_file.max(EXPANSION);
     let expanded = a.contiguous_byte_len().max(b.contiguous_byte_len());
     if expanded > allowed {
         // The same strides over the same bytes give the same elements, however many they are.
         let same_layout = a.dtype() == b.dtype() && a.explicit_strides() == b.explicit_strides();
-        if same_layout && a.bytes()? == b.bytes()? {
+        let meant = |side: Side<'_>| (side.held.is_conj(side.tensor.name()), side.held.is_neg(side.tensor.name()));
+        if same_layout && meant(left) == meant(right) && a.bytes()? == b.bytes()? {
             return Ok(Compared::Equal);
         }
         let expanded = crate::human::size(expanded);
@@ -74,13 +84,13 @@ pub fn compare(a: &TensorView<'_>, b: &TensorView<'_>, longest_file: u64, progre
         (x, y) => return Ok(Compared::Not(format!("elements of {x} and {y} have no values in common"))),
     };
     if a.contiguous_byte_len().max(b.contiguous_byte_len()) <= SMALL {
-        return comparison.run(&mut Stream::read(a)?, &mut Stream::read(b)?, progress);
+        return comparison.run(&mut Stream::read(left)?, &mut Stream::read(right)?, progress);
     }
     // Two tensors are read side by side, each by a thread of its own, which is a few pieces ahead at most.
     std::thread::scope(|scope| {
-        let begin = |tensor: TensorView<'_>, to: SyncSender<Result<Vec<u8>>>| {
+        let begin = |side: Side<'_>, to: SyncSender<Result<Vec<u8>>>| {
             let mut gathered = Vec::new();
-            let read = tensor.stream(|run| {
+            let read = side.held.stream(&side.tensor, |run| {
                 // Runs of strided tensors can be as short as an element.
                 gathered.extend_from_slice(run);
                 if gathered.len() as u64 >= SMALL { send(&to, &mut gathered) } else { Ok(()) }
@@ -92,10 +102,9 @@ pub fn compare(a: &TensorView<'_>, b: &TensorView<'_>, longest_file: u64, progre
         };
         let (to_a, from_a) = sync_channel(2);
         let (to_b, from_b) = sync_channel(2);
-        let (a, b) = (*a, *b);
         let spawned = |e| Error::io("cannot start a thread", e);
-        std::thread::Builder::new().spawn_scoped(scope, move || begin(a, to_a)).map_err(spawned)?;
-        std::thread::Builder::new().spawn_scoped(scope, move || begin(b, to_b)).map_err(spawned)?;
+        std::thread::Builder::new().spawn_scoped(scope, move || begin(left, to_a)).map_err(spawned)?;
+        std::thread::Builder::new().spawn_scoped(scope, move || begin(right, to_b)).map_err(spawned)?;
         comparison.run(&mut Stream::of(from_a), &mut Stream::of(from_b), progress)
     })
 }
@@ -118,9 +127,9 @@ impl Stream {
         Stream { from: Some(from), piece: Vec::new(), at: 0 }
     }
 
-    fn read(tensor: &TensorView<'_>) -> Result<Stream> {
+    fn read(side: Side<'_>) -> Result<Stream> {
         let mut piece = Vec::new();
-        tensor.stream(|run| {
+        side.held.stream(&side.tensor, |run| {
             piece.extend_from_slice(run);
             Ok(())
         })?;

@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use dolmen::foreign::Held;
 use dolmen::{Checkpoint, Result, TensorView, Value};
 use serde_json::{Value as Json, json};
 
-use crate::compare::{self, Compared, Differences};
+use crate::compare::{self, Compared, Differences, Side};
 use crate::number::{Distance, Number};
 use crate::progress::Progress;
 use crate::style::{self, BAD, FAINT, GOOD, TITLE, WARN, cannot_write, paint};
@@ -43,6 +44,8 @@ NaN is the same as a NaN of the same bits. Values of different dtypes are
 compared as numbers. Distances between complex numbers are those of the part
 that differs more. Both formats may be different. Strides, sharing of storages
 and the order of the data make no difference; strides that differ are mentioned.
+Tensors that a document says are conjugated or negated are compared as such, and
+quantised ones as the integers that are stored.
 
 JSON: {\"equal\", \"equal_tensors\", \"added\": [...], \"removed\": [...],
   \"changed\": [{\"name\", \"dtype\": [a, b], \"shape\": [a, b],
@@ -144,11 +147,17 @@ impl<'a> Diff<'a> {
             }
         }
         let longest_file = a.header().file_len().max(b.header().file_len());
-        diff.compare(pairs, longest_file, args)?;
+        diff.compare(pairs, (&Held::of(a)?, &Held::of(b)?), longest_file, args)?;
         Ok(diff)
     }
 
-    fn compare(&mut self, pairs: Vec<(TensorView<'a>, TensorView<'a>)>, longest_file: u64, args: &Args) -> Result<()> {
+    fn compare(
+        &mut self,
+        pairs: Vec<(TensorView<'a>, TensorView<'a>)>,
+        held: (&Held, &Held),
+        longest_file: u64,
+        args: &Args,
+    ) -> Result<()> {
         let longest = |len: u64, t: &TensorView<'_>| len.saturating_add(t.contiguous_byte_len());
         let total = pairs.iter().fold(0, |len, (a, b)| longest(longest(len, a), b));
         let progress = Progress::of_bytes(if args.no_values { 0 } else { total });
@@ -156,7 +165,10 @@ impl<'a> Diff<'a> {
             let same_kind = a.dtype() == b.dtype() && a.shape() == b.shape();
             let values = match args.no_values || a.shape() != b.shape() {
                 true => None,
-                false => Some(compare::compare(&a, &b, longest_file, &|bytes| progress.add(bytes))?),
+                false => {
+                    let (left, right) = (Side { tensor: a, held: held.0 }, Side { tensor: b, held: held.1 });
+                    Some(compare::compare(left, right, longest_file, &|bytes| progress.add(bytes))?)
+                }
             };
             if !same_kind || !matches!(values, None | Some(Compared::Equal)) {
                 self.changed.push(Changed { a, b, values });

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dolmen::commit::{AtomicFile, SaveOptions};
+use dolmen::foreign::Held;
 use dolmen::{Builder, Checkpoint, Error, ErrorKind, Result, TensorData, TensorView};
 
 use crate::progress::Progress;
@@ -30,7 +31,8 @@ pub struct Args {
     /// Only these rows along the first axis, the last one excluded
     #[arg(long, value_name = "A..B", value_parser = parse_rows)]
     rows: Option<RowRange>,
-    /// Write raw data even if strides expand it to far more than the file holds
+    /// Write raw data even if strides expand it to far more than the file holds,
+    /// or the document, which can say that values are others, is broken
     #[arg(long)]
     force: bool,
 }
@@ -39,7 +41,8 @@ const AFTER_HELP: &str = "\
 OUT is a NumPy file if its name ends in .npy or it is standard output, and raw
 if its name ends in .bin or .raw or --raw is given. The data is verified as it
 is read; if it is damaged, an existing OUT stays as it was. Strided tensors are
-written contiguously. NAME is as inspect shows it; in a .pt file it is the keys
+written contiguously. Values are those that the document says: conjugated or
+negated where it does; quantised tensors give their integers. NAME is as inspect shows it; in a .pt file it is the keys
 and positions that lead to the tensor, and a list of numbers is one too. Dtypes
 that NumPy lacks are written as void of the same bytes, which a note says; see
 them with .view() there.
@@ -75,19 +78,20 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let checkpoint = Checkpoint::open_on_demand(&args.file)?;
     let tensor = checkpoint.tensor(&args.name)?;
     check_expansion(&tensor, args)?;
+    let held = held(&checkpoint, raw && args.force)?;
     let in_file = |e: Error| e.with_path(&args.file).with_tensor(tensor.name());
     let rows = args.rows.map(|rows| resolve(&tensor, rows).map_err(in_file)).transpose()?;
     let part = rows.map(|rows| Ok((byte_range(&tensor, &rows)?, rows))).transpose().map_err(in_file)?;
     if args.output == Path::new("-") {
         let mut out = style::plain_output();
-        let written = write(&tensor, part, raw, &mut out);
+        let written = write(&tensor, &held, part, raw, &mut out);
         return written.and_then(|()| out.flush().map_err(cannot_write)).map(|()| Outcome::Well);
     }
     let mut file = AtomicFile::create(&args.output, &SaveOptions::new())?;
     let mut out = io::BufWriter::with_capacity(1 << 20, &mut file);
     // What is wrong with the input names it already.
     let in_output = |e: Error| e.with_path(&args.output);
-    write(&tensor, part, raw, &mut out).map_err(in_output)?;
+    write(&tensor, &held, part, raw, &mut out).map_err(in_output)?;
     out.into_inner().map_err(|e| in_output(cannot_write(e.into_error())))?;
     file.commit()?;
     Ok(Outcome::Well)
@@ -105,6 +109,18 @@ fn is_raw(args: &Args) -> Result<bool> {
             let e = Error::new(ErrorKind::InvalidInput, "cannot tell from this name what to write");
             Err(e.with_path(&args.output).with_advice("end it in .npy, .bin or .raw, or give --raw"))
         }
+    }
+}
+
+/// What the document says of values; if it is broken, nothing where that is wanted all the same.
+fn held(checkpoint: &Checkpoint, anyway: bool) -> Result<Held> {
+    match Held::of(checkpoint) {
+        Err(e) if anyway => {
+            note(&format!("the elements are written as they are stored, whatever the document says of them: {e}"));
+            Ok(Held::default())
+        }
+        Err(e) => Err(e.with_advice("give --raw and --force to have the elements as they are stored")),
+        held => held,
     }
 }
 
@@ -148,24 +164,28 @@ fn byte_range(tensor: &TensorView<'_>, rows: &Range<u64>) -> Result<Range<u64>> 
 /// Writes a tensor, or some rows and the bytes that they are.
 fn write(
     tensor: &TensorView<'_>,
+    held: &Held,
     part: Option<(Range<u64>, Range<u64>)>,
     raw: bool,
     out: &mut dyn Write,
 ) -> Result<()> {
+    if part.is_none() && !raw {
+        return write_npy(tensor, out);
+    }
+    held.lost(tensor).iter().for_each(|lost| note(&format!("tensor {}: {lost}", human::name(tensor.name()))));
     match part {
-        None if raw => stream(tensor, 0..tensor.contiguous_byte_len(), out),
-        Some((bytes, _)) if raw => stream(tensor, bytes, out),
-        None => write_npy(tensor, out),
+        None => stream(tensor, held, 0..tensor.contiguous_byte_len(), out),
+        Some((bytes, _)) if raw => stream(tensor, held, bytes, out),
         Some((bytes, rows)) => {
             // The rows as a tensor of their own, in memory.
             let mut shape = tensor.shape().to_vec();
             if let Some(first) = shape.first_mut() {
                 *first = rows.end - rows.start;
             }
-            let mut held = Vec::new();
-            stream(tensor, bytes, &mut held)?;
+            let mut elements = Vec::new();
+            stream(tensor, held, bytes, &mut elements)?;
             let mut builder = Builder::new();
-            builder.tensor(tensor.name(), TensorData::raw(tensor.dtype(), shape, held)?)?;
+            builder.tensor(tensor.name(), TensorData::raw(tensor.dtype(), shape, elements)?)?;
             let part = Checkpoint::from_bytes(&builder.to_vec()?)?;
             write_npy(&part.tensor(tensor.name())?, out)
         }
@@ -173,14 +193,14 @@ fn write(
 }
 
 /// Writes a range of the elements' bytes, and stops reading at its end.
-fn stream(tensor: &TensorView<'_>, wanted: Range<u64>, out: &mut dyn Write) -> Result<()> {
+fn stream(tensor: &TensorView<'_>, held: &Held, wanted: Range<u64>, out: &mut dyn Write) -> Result<()> {
     let progress = Progress::of_bytes(wanted.end);
     let mut at = 0u64;
     let mut complete = wanted.is_empty();
     if complete {
         return Ok(());
     }
-    let streamed = tensor.stream(|run| {
+    let streamed = held.stream(tensor, |run| {
         let (begin, end) = (at, at + run.len() as u64);
         at = end;
         progress.add(run.len() as u64);
@@ -198,8 +218,12 @@ fn stream(tensor: &TensorView<'_>, wanted: Range<u64>, out: &mut dyn Write) -> R
 /// Writes a tensor as a NumPy file, and says what NumPy lacks.
 fn write_npy(tensor: &TensorView<'_>, out: &mut dyn Write) -> Result<()> {
     let notes = dolmen::foreign::npy::write_npy(tensor, out)?;
-    notes.iter().for_each(|note| say(&format!("{} {note}", style::paint(style::WARN, "note:"))));
+    notes.iter().for_each(note);
     Ok(())
+}
+
+fn note(text: &str) {
+    say(&format!("{} {text}", style::paint(style::WARN, "note:")));
 }
 
 /// The error for bytes that could not be written.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::ValueEnum;
+use dolmen::foreign::Held;
 use dolmen::foreign::torch::{self, Modules, Role, Scan, ScannedGlobal, Verdict};
 use dolmen::format::value::TreeOptions;
 use dolmen::{Checkpoint, DType, Error, Result, TensorView, Value};
@@ -45,10 +46,13 @@ output goes to a file or a pipe.
 
 JSON: {\"format\", \"format_version\", \"file_bytes\", \"metadata\": {...},
   \"tensors\": [{\"name\", \"path\": [...], \"dtype\", \"shape\": [...],
-  \"strides\": [...], \"byte_len\", \"storage\", \"crc32\": \"xxxxxxxx\"}]}
+  \"strides\": [...], \"byte_len\", \"storage\", \"crc32\": \"xxxxxxxx\",
+  \"attributes\": {...}}]}
 and, with --document, \"document\". Strides are in elements. \"path\" has the keys
 and list positions that lead to the tensor in the document (fields of objects by
-their names), [] if there are none. \"crc32\" is that of the whole storage, null
+their names), [] if there are none. \"attributes\" (only if there are any) is what
+the document says of the tensor beyond its place, such as {\"neg\": true}: its
+values are the negatives of those that are stored. \"crc32\" is that of the whole storage, null
 if the file has none. With several files each object begins with its \"path\".
 For a .pt file there is \"globals\": [{\"name\", \"called\", \"verdict\"}], all that
 its pickles name, with \"safe\" (plain data), \"unknown\" or \"dangerous\" (can run
@@ -88,10 +92,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
             let metadata = checkpoint.metadata()?;
             let document = checkpoint.document()?;
             checkpoint.tensors().try_for_each(|tensor| tensor?.storage_crc32().map(drop))?;
+            let held = document.as_ref().map(|document| Held::in_document(&checkpoint, document)).transpose()?;
             let scan = scan(&checkpoint, path)?;
-            Ok((checkpoint, metadata, document, scan))
+            Ok((checkpoint, metadata, document, held.unwrap_or_default(), scan))
         });
-        let (checkpoint, metadata, document, scan) = match found {
+        let (checkpoint, metadata, document, held, scan) = match found {
             Ok(found) => found,
             Err(e) => {
                 complain(&e);
@@ -99,7 +104,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
                 continue;
             }
         };
-        let file = File { checkpoint: &checkpoint, metadata, document: document.as_ref(), scan };
+        let file = File { checkpoint: &checkpoint, metadata, document: document.as_ref(), held, scan };
         let separator = match (args.json, shown) {
             (true, 0) if several => "\n",
             (_, 0) => "",
@@ -135,6 +140,7 @@ struct File<'a> {
     checkpoint: &'a Checkpoint,
     metadata: BTreeMap<String, Value>,
     document: Option<&'a Value>,
+    held: Held,
     scan: Option<Scan>,
 }
 
@@ -159,7 +165,8 @@ impl<'a> File<'a> {
     fn write_json(&self, args: &Args, several: bool, out: &mut dyn Write) -> Result<()> {
         let tensors = self.tensors(args)?;
         let paths = self.document.map(paths).unwrap_or_default();
-        self.print_json(args, several, &tensors, &paths, out).map_err(cannot_write)
+        let attributes = self.attributes();
+        self.print_json(args, several, &tensors, &paths, &attributes, out).map_err(cannot_write)
     }
 
     /// Writes tensor by tensor: a hostile document can make all paths together far longer than the file.
@@ -169,6 +176,7 @@ impl<'a> File<'a> {
         several: bool,
         tensors: &[TensorView<'_>],
         paths: &HashMap<&str, Rc<Step<'_>>>,
+        attributes: &HashMap<&str, &BTreeMap<String, Value>>,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         out.write_all(b"{")?;
@@ -185,7 +193,7 @@ impl<'a> File<'a> {
         for (i, tensor) in tensors.iter().enumerate() {
             let path = paths.get(tensor.name()).map_or_else(Vec::new, |step| step.path());
             let crc32 = tensor.storage_crc32().ok().flatten().map(|crc32| format!("{crc32:08x}"));
-            let entry = json!({
+            let mut entry = json!({
                 "name": tensor.name(),
                 "path": path,
                 "dtype": tensor.dtype().name(),
@@ -195,6 +203,9 @@ impl<'a> File<'a> {
                 "storage": tensor.storage(),
                 "crc32": crc32,
             });
+            if let Some(attributes) = self.attributes_json(tensor.name(), attributes) {
+                entry["attributes"] = attributes;
+            }
             write!(out, "{}\n{}", if i == 0 { "" } else { "," }, human::json(&entry))?;
         }
         out.write_all(if tensors.is_empty() { b"]" } else { b"\n]" })?;
@@ -210,6 +221,31 @@ impl<'a> File<'a> {
             write!(out, ",\n\"document\":{}", human::json(&self.document.map_or(Json::Null, Value::to_json)))?;
         }
         out.write_all(b"}")
+    }
+
+    /// The attributes that the document gives tensors where it first mentions them, unless there are none.
+    fn attributes(&self) -> HashMap<&'a str, &'a BTreeMap<String, Value>> {
+        let mut attributes = HashMap::new();
+        for value in self.document.into_iter().flat_map(Value::descendants) {
+            if let Value::Tensor(tensor) = value {
+                attributes.entry(tensor.name.as_str()).or_insert(&tensor.attributes);
+            }
+        }
+        attributes.retain(|_, attributes| !attributes.is_empty());
+        attributes
+    }
+
+    /// The attributes of a tensor; of one that the document does not mention, what is understood of its values all the same.
+    ///
+    /// Not all attributes of the tensor that lies in the same place: a hostile document can make those far longer than the file.
+    fn attributes_json(&self, name: &str, known: &HashMap<&str, &BTreeMap<String, Value>>) -> Option<Json> {
+        if let Some(&attributes) = known.get(name) {
+            return Some(Value::Map(attributes.clone()).to_json());
+        }
+        let said = [("conj", self.held.is_conj(name)), ("neg", self.held.is_neg(name))];
+        let said: serde_json::Map<String, Json> =
+            said.into_iter().filter(|(_, is)| *is).map(|(key, is)| (key.to_owned(), is.into())).collect();
+        (!said.is_empty()).then_some(Json::Object(said))
     }
 
     fn write_text(&self, args: &Args, out: &mut dyn Write) -> Result<()> {
@@ -254,7 +290,7 @@ impl<'a> File<'a> {
         if !tensors.is_empty() {
             writeln!(out)?;
             let roles = self.document.filter(|_| self.scan.is_some()).map(|document| Modules::of(document).roles());
-            tensor_table(tensors, &roles.unwrap_or_default()).write(out, 0, width)?;
+            tensor_table(tensors, &roles.unwrap_or_default(), &self.held).write(out, 0, width)?;
         }
         if let Some(pattern) = &args.pattern {
             let (shown, all) = (human::count(tensors.len() as u64), human::count(self.checkpoint.len() as u64));
@@ -421,7 +457,7 @@ fn place<'a>(tensor: &TensorView<'a>) -> Place<'a> {
     (tensor.storage(), tensor.start(), tensor.dtype(), tensor.shape(), tensor.explicit_strides())
 }
 
-fn tensor_table(tensors: &[TensorView<'_>], roles: &BTreeMap<&str, Role>) -> Table {
+fn tensor_table(tensors: &[TensorView<'_>], roles: &BTreeMap<&str, Role>, held: &Held) -> Table {
     let mut table = Table::new(&[
         ("name", Column::Middle(12)),
         ("dtype", Column::Whole),
@@ -432,18 +468,20 @@ fn tensor_table(tensors: &[TensorView<'_>], roles: &BTreeMap<&str, Role>) -> Tab
     ])
     .style(3, FAINT)
     .style(4, FAINT);
-    let mut first_at: HashMap<Place<'_>, &str> = HashMap::new();
+    // The same stored elements are not the same if they are conjugated or negated.
+    let is = |tensor: &TensorView<'_>| (held.is_conj(tensor.name()), held.is_neg(tensor.name()));
+    let mut first_at: HashMap<(Place<'_>, (bool, bool)), &str> = HashMap::new();
     // How many different places there are in each storage.
     let mut places: HashMap<u32, usize> = HashMap::new();
     for tensor in tensors {
-        first_at.entry(place(tensor)).or_insert_with(|| {
+        first_at.entry((place(tensor), is(tensor))).or_insert_with(|| {
             *places.entry(tensor.storage()).or_default() += 1;
             tensor.name()
         });
     }
     for tensor in tensors {
         let mut notes = Vec::new();
-        match first_at.get(&place(tensor)) {
+        match first_at.get(&(place(tensor), is(tensor))) {
             Some(&first) if first != tensor.name() => notes.push(format!("= {}", human::name(first))),
             _ if places.get(&tensor.storage()).is_some_and(|&n| n > 1) => {
                 notes.push(format!("in storage {}", tensor.storage()));
@@ -453,6 +491,9 @@ fn tensor_table(tensors: &[TensorView<'_>], roles: &BTreeMap<&str, Role>) -> Tab
         if let Some(strides) = tensor.explicit_strides() {
             notes.push(format!("strides {}", human::dims(strides)));
         }
+        let name = tensor.name();
+        let said = [("conj", held.is_conj(name)), ("neg", held.is_neg(name)), ("quantised", held.is_quantised(name))];
+        notes.extend(said.into_iter().filter(|(_, is)| *is).map(|(what, _)| what.to_owned()));
         notes.extend(tensor.storage_form().map(str::to_owned));
         match roles.get(tensor.name()) {
             Some(Role::Buffer { persistent: true }) => notes.push("buffer".to_owned()),

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use super::header::fortran_strides;
 use super::{Written, written_as};
 use crate::error::{Error, Result};
+use crate::foreign::held::Held;
 use crate::foreign::notes::Notes;
 use crate::foreign::{NPY_MAGIC, check_expansion};
 use crate::format::len_u64;
@@ -20,9 +21,10 @@ const GROWTH_DIGITS: usize = 21;
 ///
 /// The data is verified as it is read. A tensor whose strides are exactly those of Fortran order is written in it; other strided ones are
 /// made contiguous. Dtypes that NumPy lacks (bf16, the 8-bit floats, c32, opaque ones) are written as raw void of the same bytes. All
-/// that is noted.
+/// that is noted. Values are written as the checkpoint's document says that they are, conjugated or negated and then in row-major order; that
+/// they are quantised is noted.
 ///
-/// **Cost**: one pass over the data, a buffer of 1 MiB. A strided tensor of a checkpoint that
+/// **Cost**: decodes the document; one pass over the data, a buffer of 1 MiB. A strided tensor of a checkpoint that
 /// [reads on demand](crate::Checkpoint::open_on_demand) is read into memory.
 ///
 /// # Errors
@@ -30,11 +32,12 @@ const GROWTH_DIGITS: usize = 21;
 /// than the storage's own length and more than 256 MiB; [`Io`](crate::ErrorKind::Io); and what is damaged in the data.
 pub fn write_npy(tensor: &TensorView<'_>, out: impl io::Write) -> Result<Notes> {
     let mut notes = Notes::default();
-    let header = array_header(tensor, &mut notes)?;
+    let held = Held::of(tensor.checkpoint())?;
+    let header = array_header(tensor, &held, &mut notes)?;
     let mut out = BufWriter::with_capacity(BUFFER_LEN, out);
     let cannot = |e| Error::io("cannot write", e);
     out.write_all(&header).map_err(cannot)?;
-    write_data(tensor, &mut out)?;
+    write_data(tensor, &held, &mut out)?;
     out.flush().map_err(cannot)?;
     Ok(notes)
 }
@@ -60,14 +63,15 @@ pub fn save(
     save().map_err(|e: Error| e.with_path(path))
 }
 
-/// Whether the bytes of a tensor, as they lie, are those of Fortran order and not of row-major order too.
-fn is_fortran(tensor: &TensorView<'_>) -> bool {
+/// Whether the bytes of a tensor, as they lie, are its elements in Fortran order and not in row-major order too.
+fn is_fortran(tensor: &TensorView<'_>, held: &Held) -> bool {
     !tensor.is_contiguous()
+        && !held.changes(tensor)
         && tensor.explicit_strides().is_some_and(|strides| strides == fortran_strides(tensor.shape()))
 }
 
 /// The bytes before the data.
-pub(crate) fn array_header(tensor: &TensorView<'_>, notes: &mut Notes) -> Result<Vec<u8>> {
+pub(crate) fn array_header(tensor: &TensorView<'_>, held: &Held, notes: &mut Notes) -> Result<Vec<u8>> {
     let dtype = tensor.dtype();
     let descr = match written_as(dtype) {
         Some(Written::Exactly(descr)) => descr.to_owned(),
@@ -81,11 +85,12 @@ pub(crate) fn array_header(tensor: &TensorView<'_>, notes: &mut Notes) -> Result
             return Err(e.with_advice("write its bytes with `dolmen extract --raw`"));
         }
     };
-    let fortran = is_fortran(tensor);
+    let fortran = is_fortran(tensor, held);
     if !fortran && !tensor.is_contiguous() {
         check_expansion(tensor)?;
         notes.tensor(tensor.name(), "its strides are made contiguous");
     }
+    notes.lost(held, tensor);
     let dims: Vec<String> = tensor.shape().iter().map(u64::to_string).collect();
     let shape = match &*dims {
         [one] => format!("({one},)"),
@@ -122,10 +127,10 @@ fn framed(text: String) -> Vec<u8> {
 }
 
 /// The data in the order that the header says.
-pub(crate) fn write_data(tensor: &TensorView<'_>, out: &mut dyn Write) -> Result<()> {
+pub(crate) fn write_data(tensor: &TensorView<'_>, held: &Held, out: &mut dyn Write) -> Result<()> {
     let write = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io("cannot write", e));
-    match is_fortran(tensor) {
+    match is_fortran(tensor, held) {
         true => tensor.stream_extent(write),
-        false => tensor.stream(write),
+        false => held.stream(tensor, write),
     }
 }

@@ -9,6 +9,7 @@ use zip::{CompressionMethod, DateTime, System, ZipWriter};
 use super::SUFFIX;
 use crate::commit::{AtomicFile, SaveOptions};
 use crate::error::{Error, Result};
+use crate::foreign::held::Held;
 use crate::foreign::notes::{self, Notes};
 use crate::foreign::npy::{array_header, write_data};
 use crate::format::len_u64;
@@ -31,11 +32,12 @@ const ALIGNMENT: u16 = 64;
 /// than 65,000 bytes. Nothing is written if it is one of those that are known from the index.
 pub fn write(checkpoint: &Checkpoint, out: impl Write + Seek) -> Result<Notes> {
     let mut notes = Notes::default();
+    let held = Held::of(checkpoint)?;
     let mut headers = Vec::with_capacity(checkpoint.len());
     for tensor in checkpoint.tensors() {
         let tensor = tensor?;
         check_name(tensor.name())?;
-        headers.push((tensor, array_header(&tensor, &mut notes)?));
+        headers.push((tensor, array_header(&tensor, &held, &mut notes)?));
     }
     notes::structure(checkpoint, &mut notes)?;
     match checkpoint.metadata()?.len() {
@@ -45,7 +47,7 @@ pub fn write(checkpoint: &Checkpoint, out: impl Write + Seek) -> Result<Notes> {
 
     let mut out = BufWriter::with_capacity(BUFFER_LEN, out);
     let mut zip = ZipWriter::new(&mut out);
-    let written = headers.iter().try_for_each(|(tensor, header)| add(&mut zip, tensor, header));
+    let written = headers.iter().try_for_each(|(tensor, header)| add(&mut zip, tensor, &held, header));
     if let Err(e) = written {
         // Dropping it would write a directory after what is broken, and complain on stderr if it cannot.
         std::mem::forget(zip);
@@ -93,7 +95,7 @@ fn cannot_write(e: zip::result::ZipError) -> Error {
     }
 }
 
-fn add<W: Write + Seek>(zip: &mut ZipWriter<W>, tensor: &TensorView<'_>, header: &[u8]) -> Result<()> {
+fn add<W: Write + Seek>(zip: &mut ZipWriter<W>, tensor: &TensorView<'_>, held: &Held, header: &[u8]) -> Result<()> {
     let len = tensor.contiguous_byte_len().saturating_add(len_u64(header.len()));
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
@@ -104,7 +106,7 @@ fn add<W: Write + Seek>(zip: &mut ZipWriter<W>, tensor: &TensorView<'_>, header:
     let name = format!("{}{SUFFIX}", tensor.name());
     zip.start_file(name, options).map_err(|e| cannot_write(e).with_tensor(tensor.name()))?;
     zip.write_all(header).map_err(|e| Error::io("cannot write", e))?;
-    write_data(tensor, zip)
+    write_data(tensor, held, zip)
 }
 
 /// An [`AtomicFile`] in which one can go back: ZIP archives have lengths and CRCs before the data.

@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write as _};
 use super::{DTYPES, METADATA};
 use crate::error::{Error, Result};
 use crate::foreign::check_expansion;
+use crate::foreign::held::Held;
 use crate::foreign::notes::{self, Notes};
 use crate::format::dtype::DType;
 use crate::format::len_u64;
@@ -20,7 +21,8 @@ const BUFFER_LEN: usize = 1 << 20;
 /// descending by alignment of the dtype, then ascending by name, the header padded to 8 bytes.
 ///
 /// Data is verified as it is read. Strided tensors are made contiguous, each tensor of a shared storage is written on its own, and
-/// metadata that is not text is written as JSON text: all that is noted. Checksums have no place in the format.
+/// metadata that is not text is written as JSON text: all that is noted. Values are written as the document says that they are, conjugated or
+/// negated; that tensors are quantised is noted. Checksums have no place in the format.
 ///
 /// **Cost**: one pass over the data, a buffer of 1 MiB, and memory for the header. A strided tensor of a checkpoint that
 /// [reads on demand](Checkpoint::open_on_demand) is read into memory.
@@ -62,6 +64,7 @@ pub fn save(
 /// All that is known before data is read.
 struct Plan<'a> {
     tensors: Vec<TensorView<'a>>,
+    held: Held,
     /// With its length before it and its padding.
     header: Vec<u8>,
     #[cfg_attr(not(feature = "fs"), expect(dead_code, reason = "space is reserved in files alone"))]
@@ -87,10 +90,12 @@ impl<'a> Plan<'a> {
         // Stable: tensors come in the order of their names.
         ordered.sort_by_key(|&(place, _)| place);
 
+        let held = Held::of(checkpoint)?;
         let mut header = Header::begin(checkpoint, &mut notes)?;
         let mut tensors = Vec::with_capacity(ordered.len());
         for (_, tensor) in ordered {
             header.tensor(&tensor, &mut notes)?;
+            notes.lost(&held, &tensor);
             tensors.push(tensor);
         }
         let data_len = header.data_len;
@@ -98,7 +103,7 @@ impl<'a> Plan<'a> {
         let file_len = len_u64(header.len()).checked_add(data_len);
         let file_len = file_len.ok_or_else(|| Error::invalid("the length of the file overflows"))?;
         notes::structure(checkpoint, &mut notes)?;
-        Ok(Plan { tensors, header, file_len, notes })
+        Ok(Plan { tensors, held, header, file_len, notes })
     }
 
     fn write(&self, out: impl io::Write) -> Result<()> {
@@ -106,7 +111,7 @@ impl<'a> Plan<'a> {
         let mut out = BufWriter::with_capacity(BUFFER_LEN, out);
         out.write_all(&self.header).map_err(cannot)?;
         for tensor in &self.tensors {
-            tensor.stream(|bytes| out.write_all(bytes).map_err(cannot))?;
+            self.held.stream(tensor, |bytes| out.write_all(bytes).map_err(cannot))?;
         }
         out.flush().map_err(cannot)
     }

@@ -1,5 +1,6 @@
 //! The words for PyTorch's objects in a document (`spec/torch.md`): keys and values of attributes of tensor references, and dtypes.
 
+pub use crate::foreign::held::{CONJ, NEG, QUANTIZER};
 use crate::format::dtype::DType;
 
 /// The attribute that says what the tensor was held as; without it, a `torch.Tensor`.
@@ -21,10 +22,6 @@ pub const SCALAR: &str = "scalar";
 pub const REQUIRES_GRAD: &str = "requires_grad";
 /// Backward hooks, unless there are none.
 pub const HOOKS: &str = "hooks";
-/// `true` if the tensor's elements are the complex conjugates of those that are stored.
-pub const CONJ: &str = "conj";
-/// `true` if the tensor's elements are the negatives of those that are stored.
-pub const NEG: &str = "neg";
 /// Further metadata of the tensor: a dictionary.
 pub const METADATA: &str = "metadata";
 /// The state of a parameter, or of a tensor of a subclass.
@@ -35,8 +32,6 @@ pub const TYPE: &str = "type";
 pub const LOCATION: &str = "location";
 /// PyTorch's dtype, where the tensor's own does not say it.
 pub const DTYPE: &str = "dtype";
-/// The arguments of the quantiser: a tuple.
-pub const QUANTIZER: &str = "quantizer";
 /// `big` if a NumPy array is big-endian; what is stored never is.
 pub const BYTE_ORDER: &str = "byte_order";
 /// [`NUMPY_CORE`] if the pickle names NumPy's functions as they were before its version 2.
