@@ -54,9 +54,10 @@ their names), [] if there are none. \"attributes\" (only if there are any) is wh
 the document says of the tensor beyond its place, such as {\"neg\": true}: its
 values are the negatives of those that are stored. \"crc32\" is that of the whole storage, null
 if the file has none. With several files each object begins with its \"path\".
-For a .pt file there is \"globals\": [{\"name\", \"called\", \"verdict\"}], all that
-its pickles name, with \"safe\" (plain data), \"unknown\" or \"dangerous\" (can run
-code when Python loads the file; this command runs nothing).
+For a .pt file, or what was converted from one, there is \"globals\":
+[{\"name\", \"called\", \"verdict\"}], all that its pickles name, with \"safe\" (plain
+data), \"unknown\" or \"dangerous\" (can run code when Python loads the file; this
+command runs nothing).
 
 Examples:
   dolmen inspect model.dolmen
@@ -93,7 +94,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
             let document = checkpoint.document()?;
             checkpoint.tensors().try_for_each(|tensor| tensor?.storage_crc32().map(drop))?;
             let held = document.as_ref().map(|document| Held::in_document(&checkpoint, document)).transpose()?;
-            let scan = scan(&checkpoint, path)?;
+            let scan = scan(&checkpoint, document.as_ref(), path)?;
             Ok((checkpoint, metadata, document, held.unwrap_or_default(), scan))
         });
         let (checkpoint, metadata, document, held, scan) = match found {
@@ -126,10 +127,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What the pickles of a PyTorch checkpoint name.
-fn scan(checkpoint: &Checkpoint, path: &Path) -> Result<Option<Scan>> {
+/// What the pickles of a PyTorch checkpoint name; of others what the document names, if it names anything.
+fn scan(checkpoint: &Checkpoint, document: Option<&Value>, path: &Path) -> Result<Option<Scan>> {
     if checkpoint.format() != "torch" {
-        return Ok(None);
+        return Ok(document.map(torch::scan_document).filter(|scan| !scan.globals.is_empty()));
     }
     let file = std::fs::File::open(path).map_err(|e| Error::io("cannot open", e).with_path(path))?;
     torch::scan(&file, checkpoint.limits()).map(Some).map_err(|e| e.with_path(path))
@@ -322,8 +323,12 @@ impl<'a> File<'a> {
         let mut facts = Vec::new();
         let version = checkpoint.format_version();
         let gap = if version.is_empty() { "" } else { " " };
-        let protocol =
-            self.scan.as_ref().map(|scan| format!(", pickle protocol {}", scan.protocol)).unwrap_or_default();
+        let protocol = self
+            .scan
+            .as_ref()
+            .filter(|_| checkpoint.format() == "torch")
+            .map(|scan| format!(", pickle protocol {}", scan.protocol));
+        let protocol = protocol.unwrap_or_default();
         facts.push(("format", format!("{}{gap}{}{protocol}", checkpoint.format(), human::printable(&version))));
         let len = header.file_len();
         let exact = if len < 1024 { String::new() } else { format!(" ({} bytes)", human::count(len)) };
@@ -435,7 +440,7 @@ fn warning(dangerous: &[&ScannedGlobal]) -> String {
         0 => String::new(),
         n => format!(" and {} more", human::count(n as u64)),
     };
-    format!("Python could be made to run code by this: {}{more}", told.join(", "))
+    format!("can run code in Python: {}{more}", told.join(", "))
 }
 
 /// A value on one line.
