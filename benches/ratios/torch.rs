@@ -1,4 +1,4 @@
-//! PyTorch's checkpoints: importing, exporting and listing, beside copying the file. Against PyTorch itself: `benches/torch.py`.
+//! PyTorch's checkpoints: importing, exporting and listing, beside copying the file. Against PyTorch itself: `benches/beside_torch.py`.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

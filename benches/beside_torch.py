@@ -1,6 +1,6 @@
 """Dolmen's command beside PyTorch's own `torch.load`, in turns, on files that PyTorch writes here.
 
-    python benches/torch.py [--dolmen target/release/dolmen] [--rounds 7]
+    python benches/beside_torch.py [--dolmen target/release/dolmen] [--rounds 7]
 
 The command is timed as a whole process, with its start and its output; `torch.load` within this process, without the seconds that it takes to
 import PyTorch. Files are warm. Times are `least / median`; a ratio is PyTorch's least time by Dolmen's.
