@@ -166,6 +166,17 @@ impl<'g> Tensor<'g> {
         }
     }
 
+    /// The arguments that come last: whether it requires a gradient, hooks, and metadata if there is any.
+    fn last(&mut self, graph: &Graph, requires_grad: Ref, hooks: Ref, rest: &[Ref]) -> Option<()> {
+        self.held.requires_grad = boolean(requires_grad)?;
+        self.hooks(graph, hooks);
+        match *rest {
+            [] => Some(()),
+            [metadata] => self.metadata(graph, metadata),
+            _ => None,
+        }
+    }
+
     fn metadata(&mut self, graph: &Graph, metadata: Ref) -> Option<()> {
         let entries = match metadata {
             Ref::None => return Some(()),
@@ -246,13 +257,7 @@ fn rebuilt<'g>(graph: &'g Graph, function: Ref, args: &'g [Ref], nested: bool) -
         ("torch._utils", "_rebuild_tensor_v2") => {
             let (&[storage, offset, shape, strides, requires_grad, hooks], rest) = args.split_first_chunk::<6>()?;
             let mut tensor = viewed(graph, storage, [offset, shape, strides], None)?;
-            tensor.held.requires_grad = boolean(requires_grad)?;
-            tensor.hooks(graph, hooks);
-            match *rest {
-                [] => {}
-                [metadata] => tensor.metadata(graph, metadata)?,
-                _ => return None,
-            }
+            tensor.last(graph, requires_grad, hooks, rest)?;
             Some(tensor)
         }
         ("torch._utils", "_rebuild_tensor_v3") => {
@@ -261,13 +266,7 @@ fn rebuilt<'g>(graph: &'g Graph, function: Ref, args: &'g [Ref], nested: bool) -
             let dtype = graph.global(dtype).filter(|dtype| &*dtype.module == "torch")?;
             let dtype = vocabulary::dtype_named(&dtype.name)?;
             let mut tensor = viewed(graph, storage, [offset, shape, strides], Some(dtype))?;
-            tensor.held.requires_grad = boolean(requires_grad)?;
-            tensor.hooks(graph, hooks);
-            match *rest {
-                [] => {}
-                [metadata] => tensor.metadata(graph, metadata)?,
-                _ => return None,
-            }
+            tensor.last(graph, requires_grad, hooks, rest)?;
             Some(tensor)
         }
         ("torch._utils", "_rebuild_qtensor") => {
