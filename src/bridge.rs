@@ -89,7 +89,7 @@ impl crate::commit::SaveOptions {
     /// formed and whole, not that the device stored it.
     #[must_use]
     pub fn validate(self, validate: bool) -> crate::commit::SaveOptions {
-        self.validator(validate.then_some(validate_strictly as crate::commit::Validator))
+        self.validator(validate.then(|| std::sync::Arc::new(validate_strictly) as crate::commit::Validator))
     }
 }
 

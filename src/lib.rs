@@ -68,6 +68,8 @@ pub mod commit;
 pub mod error;
 pub mod foreign;
 pub mod format;
+#[cfg(feature = "lifecycle")]
+pub mod lifecycle;
 mod open;
 pub mod read;
 pub mod source;

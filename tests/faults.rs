@@ -111,7 +111,7 @@ impl Scenario {
             .file_system(Arc::new(memory.clone()))
             .create_new(self.create_new)
             .durability(self.durability)
-            .validator(self.validated.then_some(begins_like_new as _))
+            .validator(self.validated.then(|| Arc::new(begins_like_new) as _))
     }
 
     fn save(&self, memory: &Memory) -> Result<()> {
@@ -764,7 +764,7 @@ fn dropping_discarding_and_panicking_remove_the_temporary_file() {
         end(file);
         assert_eq!(names(directory.path()), [NAME]);
     }
-    let options = SaveOptions::new().validator(Some(panics));
+    let options = SaveOptions::new().validator(Some(Arc::new(panics)));
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| save(&path, NEW, &options))).is_err());
     assert_eq!(names(directory.path()), [NAME]);
     assert_eq!(fs::read(&path).unwrap(), OLD);

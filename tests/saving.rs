@@ -201,7 +201,7 @@ fn a_validator_of_the_caller_decides_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(NAME);
     for (way, save) in WAYS {
-        let e = save(&path, 2, &quickly().validator(Some(refuses))).unwrap_err();
+        let e = save(&path, 2, &quickly().validator(Some(std::sync::Arc::new(refuses)))).unwrap_err();
         assert_eq!((e.kind(), e.path()), (ErrorKind::Limit, Some(path.as_path())), "{way}");
         assert_eq!(names(dir.path()), [""; 0], "{way}");
     }

@@ -240,7 +240,7 @@ impl AtomicFile {
     }
 
     fn validate(&self) -> Result<()> {
-        match self.options.validator {
+        match &self.options.validator {
             Some(validator) => validator(self).map_err(|e| e.with_path(&self.path).with_advice(self.what_remains())),
             None => Ok(()),
         }

@@ -69,7 +69,7 @@ use file_system::FileSystem;
 use std::sync::Arc;
 
 /// Checks a finished file before it is put in place.
-pub type Validator = fn(&dyn ReadAt) -> Result<()>;
+pub type Validator = Arc<dyn Fn(&dyn ReadAt) -> Result<()> + Send + Sync>;
 
 /// What a successful save promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -84,7 +84,7 @@ pub enum Durability {
 }
 
 /// How to save: durably, replacing what is there, and without validation unless told otherwise.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SaveOptions {
     durability: Durability,
     create_new: bool,
@@ -135,6 +135,17 @@ impl SaveOptions {
     pub fn file_system(mut self, file_system: Arc<dyn FileSystem>) -> SaveOptions {
         self.file_system = file_system;
         self
+    }
+}
+
+impl std::fmt::Debug for SaveOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SaveOptions")
+            .field("durability", &self.durability)
+            .field("create_new", &self.create_new)
+            .field("validated", &self.validator.is_some())
+            .field("file_system", &self.file_system)
+            .finish()
     }
 }
 

@@ -1,6 +1,8 @@
 //! From any format that is read to any that is written.
 
 use std::path::Path;
+#[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
+use std::sync::Arc;
 
 use super::{Kind, Notes, recognise};
 #[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
@@ -77,8 +79,8 @@ impl ConvertOptions {
     }
 
     #[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
-    fn save_options(&self, validator: Validator) -> SaveOptions {
-        self.save.clone().validator(self.validate.then_some(validator))
+    fn save_options(&self, validator: impl Fn(&dyn ReadAt) -> Result<()> + Send + Sync + 'static) -> SaveOptions {
+        self.save.clone().validator(self.validate.then(|| Arc::new(validator) as Validator))
     }
 }
 
@@ -204,7 +206,7 @@ impl Target {
             }
             #[cfg(feature = "safetensors")]
             Target::Safetensors => {
-                let validator: Validator = |file| super::safetensors::read_index(file, &Limits::NONE).map(drop);
+                let validator = |file: &dyn ReadAt| super::safetensors::read_index(file, &Limits::NONE).map(drop);
                 super::safetensors::save(checkpoint, output, &options.save_options(validator))
             }
             #[cfg(feature = "npy")]
@@ -215,7 +217,7 @@ impl Target {
                     return Err(e.with_path(output).with_advice("convert to .npz, or extract one of them"));
                 }
                 let tensor = checkpoint.nth(0)?;
-                let validator: Validator = |file| super::npy::Header::read_file(file).map(drop);
+                let validator = |file: &dyn ReadAt| super::npy::Header::read_file(file).map(drop);
                 if tensor.name() != super::npy::TENSOR_NAME {
                     notes.tensor(tensor.name(), "a .npy file holds no name");
                 }

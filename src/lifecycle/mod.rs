@@ -1,0 +1,11 @@
+//! The life of a checkpoint: validated before it is trusted, remembered if it failed, upgraded when its version changes, resumed from.
+//!
+//! Built on the public API of the crate alone.
+
+mod error;
+mod level;
+mod validator;
+
+pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
+pub use level::Level;
+pub use validator::{Batch, Validated, Validator};
