@@ -4,8 +4,13 @@
 
 mod error;
 mod level;
+mod root;
+mod schema;
+mod search;
 mod validator;
 
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
 pub use level::Level;
+pub use schema::Schema;
+pub use search::{Candidate, Candidates, Claim, spread};
 pub use validator::{Batch, Validated, Validator};
