@@ -21,14 +21,16 @@ pub(super) enum Root {
 }
 
 impl Root {
-    /// **Cost**: decodes the document, or the metadata.
+    /// **Cost**: decodes the document and the metadata.
+    ///
+    /// # Errors
+    /// What is wrong with either.
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Root> {
-        if checkpoint.format() == "npy" {
-            return Ok(Root::Array);
-        }
+        let metadata = checkpoint.metadata()?;
         match checkpoint.document()? {
             Some(document) => Ok(Root::Document(Box::new(document))),
-            None => checkpoint.metadata().map(Root::Named),
+            None if checkpoint.format() == "npy" => Ok(Root::Array),
+            None => Ok(Root::Named(metadata)),
         }
     }
 

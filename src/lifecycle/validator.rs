@@ -176,8 +176,7 @@ impl Validator {
             byte_len: std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
             claim: Claim::Given,
         };
-        let mut candidates = Candidates::default();
-        candidates.files = paths.iter().map(candidate).collect();
+        let candidates = Candidates { files: paths.iter().map(candidate).collect(), failed: Vec::new() };
         self.validate_candidates(candidates, &|_| {})
     }
 
@@ -259,7 +258,8 @@ impl Validator {
         verify: impl FnOnce(&VerifyOptions<'_>) -> Result<Report>,
     ) -> Result<Validated, CheckpointError> {
         let malformed = |e: Error| failed_at(path, e).at_level(Level::StructurallyValid);
-        checkpoint.check_index().map_err(malformed)?;
+        checkpoint.check_records().map_err(malformed)?;
+        // Which checks metadata and document.
         let root = Root::of(checkpoint).map_err(malformed)?;
         // The original's saves begin with this, and say `complete` when they are done.
         if root.value("status").and_then(|status| status.as_str()) == Some("in_progress") {
@@ -268,9 +268,7 @@ impl Validator {
         }
         let mut unchecked = 0;
         if !self.quick {
-            let mut options = VerifyOptions::default();
-            options.threads = threads;
-            options.progress = Some(progress);
+            let options = VerifyOptions { threads, progress: Some(progress), ..VerifyOptions::default() };
             let report = verify(&options).map_err(|e| failed_at(path, e))?;
             unchecked = report.unchecked_storages.max(report.unchecked_parts);
             check_report(path, report)?;
