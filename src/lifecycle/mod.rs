@@ -3,9 +3,11 @@
 //! Built on the public API of the crate alone.
 
 mod error;
+mod failed;
 mod level;
 mod validator;
 
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
+pub use failed::{FailedCheckpoint, FailedEntries, FailedLog, FailedSummary, summary as failed_summary};
 pub use level::Level;
 pub use validator::{Batch, Validated, Validator};
