@@ -258,7 +258,7 @@ fn endless_reasons_are_cut_and_impossible_paths_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_path_and_reason_come_back_as_they_were(
