@@ -71,6 +71,8 @@ struct Inner {
     source: Option<std::io::Error>,
     /// The bytes are a file of another format, and nothing speaks against it.
     other_format: bool,
+    /// The file ends too early.
+    incomplete: bool,
 }
 
 impl Error {
@@ -91,6 +93,7 @@ impl Error {
             advice: None,
             source: None,
             other_format: false,
+            incomplete: false,
         }))
     }
 
@@ -165,6 +168,14 @@ impl Error {
         self
     }
 
+    /// Says that the file ends too early, and what to do about that.
+    #[must_use]
+    #[cold]
+    pub(crate) fn cut_off(mut self) -> Error {
+        self.0.incomplete = true;
+        self.with_advice("a copy or download was cut off; fetch it again")
+    }
+
     /// Turns an I/O error into one of another kind, keeping all else.
     #[must_use]
     #[cfg(feature = "fs")]
@@ -237,6 +248,11 @@ impl Error {
             ErrorKind::NotThisFormat => !self.0.other_format,
             _ => false,
         }
+    }
+
+    /// Whether the file ends too early, or says that it was never finished: what is there may be as it was written.
+    pub fn is_incomplete(&self) -> bool {
+        self.0.incomplete
     }
 
     /// Whether the file may be good but this reader cannot take it: it needs a newer one, or is of a format that is not read.

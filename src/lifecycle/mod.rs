@@ -5,9 +5,14 @@
 mod error;
 mod failed;
 mod level;
+mod root;
+mod schema;
+mod search;
 mod validator;
 
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
 pub use failed::{FailedCheckpoint, FailedEntries, FailedLog, FailedSummary, summary as failed_summary};
 pub use level::Level;
+pub use schema::Schema;
+pub use search::{Candidate, Candidates, Claim, spread};
 pub use validator::{Batch, Validated, Validator};
