@@ -3,6 +3,7 @@
 //! Built on the public API of the crate alone.
 
 mod error;
+mod failed;
 mod level;
 mod root;
 mod schema;
@@ -10,6 +11,7 @@ mod search;
 mod validator;
 
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
+pub use failed::{FailedCheckpoint, FailedEntries, FailedLog, FailedSummary, summary as failed_summary};
 pub use level::Level;
 pub use schema::Schema;
 pub use search::{Candidate, Candidates, Claim, spread};
