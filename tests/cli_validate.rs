@@ -127,3 +127,27 @@ fn wrong_usage_and_missing_files_have_codes_of_their_own() {
     room.run(&schema).failed(1, &["schema.json: the schema has an unknown key \"tensor\""]);
     room.run(&["validate", "x.dolmen", "--schema", "none.json"]).failed(1, &["none.json"]);
 }
+
+#[test]
+fn failures_are_remembered_on_request_until_they_pass() {
+    let room = room();
+    assert_eq!(room.run(&["validate", "d"]).code, 3);
+    let log = || String::from_utf8(room.read("d/failed_checkpoints.txt")).unwrap();
+    assert_eq!(log(), "", "only on request");
+    assert_eq!(room.run(&["validate", "d", "--log-failures"]).code, 3);
+    let lines: Vec<String> = log().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("d/c.dolmen|corrupted: tensor 'data' is damaged: "), "{lines:?}");
+    assert!(lines[1].starts_with("d/e.pt|corrupted: file is 0 bytes|20"), "{lines:?}");
+    // Quick validation cannot tell that what is damaged is whole again.
+    room.save("d/e.pt", &features(1, 1));
+    assert_eq!(room.run(&["validate", "d", "--log-failures", "--quick"]).code, 0);
+    assert_eq!(log().lines().count(), 2);
+    room.save("d/c.dolmen", &features(1, 1));
+    assert_eq!(room.run(&["validate", "d", "--log-failures"]).code, 0);
+    assert!(!room.path("d/failed_checkpoints.txt").exists());
+    // Beside a checkpoint that is given itself; one that is not there is a mistake of who named it.
+    room.put("d/sub/b.dolmen", b"x");
+    assert_eq!(room.run(&["validate", "d/sub/b.dolmen", "nowhere", "--log-failures"]).code, 3);
+    assert!(room.path("d/sub/failed_checkpoints.txt").exists() && !room.path("failed_checkpoints.txt").exists());
+}

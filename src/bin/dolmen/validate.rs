@@ -1,9 +1,12 @@
 //! `dolmen validate`: which checkpoints of a job are good, before it starts.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use dolmen::lifecycle::{Batch, Candidates, CheckpointError, CheckpointErrorKind, Level, Schema, Validated, Validator};
+use dolmen::lifecycle::{
+    Batch, Candidates, CheckpointError, CheckpointErrorKind, FailedLog, Level, Schema, Validated, Validator,
+};
 use dolmen::{Error, ErrorKind, Result};
 use serde_json::{Value as Json, json};
 
@@ -33,6 +36,9 @@ pub struct Args {
     /// Accept what holds no dictionary: a whole module, a list, an array
     #[arg(long)]
     any_object: bool,
+    /// Remember failures in failed_checkpoints.txt of DIR, and forget those that pass again
+    #[arg(long)]
+    log_failures: bool,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -52,6 +58,10 @@ Failures:
   incompatible  whole, but not what is needed: another version, shape or dtype, a
                 key that is missing
   unreadable    the machine could not read it, and nothing is known of it
+
+With --log-failures each failure is a line of failed_checkpoints.txt in DIR (or
+beside a checkpoint that is given itself); the lines of checkpoints that pass are
+taken out, but not with --quick, which cannot tell whether data is whole.
 
 A key is one of the outermost dictionary, or with dots one within it, or the name
 of a tensor. A schema looks like this:
@@ -101,6 +111,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let progress = Progress::of_bytes(candidates.byte_len());
     let batch = validator.validate_candidates(candidates, &|bytes| progress.add(bytes));
     drop(progress);
+    if args.log_failures {
+        log_failures(&batch, args)?;
+    }
     match if args.json { print_json(&batch, args) } else { print_text(&batch, args) } {
         // The verdict stands, whether or not somebody reads all of it.
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(cannot_write(e)),
@@ -114,6 +127,38 @@ pub fn run(args: &Args) -> Result<Outcome> {
         });
     }
     Ok(batch.failed.iter().map(|e| outcome(e, args)).max().unwrap_or(Outcome::Well))
+}
+
+/// Remembers what failed, and forgets what passed, in the directories that were searched.
+fn log_failures(batch: &Batch, args: &Args) -> Result<()> {
+    let mut failed: BTreeMap<&Path, Vec<&CheckpointError>> = BTreeMap::new();
+    for e in batch.failed.iter().filter(|e| outcome(e, args) == Outcome::Unsound) {
+        failed.entry(log_directory(&e.path, args)).or_default().push(e);
+    }
+    for (directory, errors) in failed {
+        FailedLog::in_directory(directory).append_many(errors)?;
+    }
+    if args.quick {
+        return Ok(());
+    }
+    let mut passed: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
+    for validated in &batch.valid {
+        passed.entry(log_directory(&validated.path, args)).or_default().push(&validated.path);
+    }
+    for (directory, paths) in passed {
+        FailedLog::in_directory(directory).clear(paths)?;
+    }
+    Ok(())
+}
+
+/// The directory that a checkpoint was found in or below, as it was given; if it was given itself, that in which it lies.
+fn log_directory<'p>(path: &'p Path, args: &'p Args) -> &'p Path {
+    let beside = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    };
+    args.paths.iter().find(|given| path != **given && path.starts_with(given)).map_or(beside, |given| given)
 }
 
 /// A path that was named and is not there is a mistake of who named it, and says nothing about a checkpoint.
