@@ -4,8 +4,13 @@
 
 mod error;
 mod level;
+mod pipeline;
 mod validator;
 
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
 pub use level::Level;
+pub use pipeline::{
+    ConfigChange, LockHolder, Pipeline, PipelineError, PipelineState, ResumeOptions, Run, RunningStage, STATE_FILE,
+    Stage, StageRecord, StageStatus, Summary,
+};
 pub use validator::{Batch, Validated, Validator};
