@@ -71,6 +71,8 @@ struct Inner {
     source: Option<std::io::Error>,
     /// The bytes are a file of another format, and nothing speaks against it.
     other_format: bool,
+    /// The file ends too early.
+    incomplete: bool,
 }
 
 impl Error {
@@ -91,6 +93,7 @@ impl Error {
             advice: None,
             source: None,
             other_format: false,
+            incomplete: false,
         }))
     }
 
@@ -163,6 +166,14 @@ impl Error {
     pub(crate) fn with_other_format(mut self, other_format: bool) -> Error {
         self.0.other_format = other_format;
         self
+    }
+
+    /// Says that the file ends too early, and what to do about that.
+    #[must_use]
+    #[cold]
+    pub(crate) fn cut_off(mut self) -> Error {
+        self.0.incomplete = true;
+        self.with_advice("a copy or download was cut off; fetch it again")
     }
 
     /// Turns an I/O error into one of another kind, keeping all else.
@@ -239,6 +250,11 @@ impl Error {
         }
     }
 
+    /// Whether the file ends too early, or says that it was never finished: what is there may be as it was written.
+    pub fn is_incomplete(&self) -> bool {
+        self.0.incomplete
+    }
+
     /// Whether the file may be good but this reader cannot take it: it needs a newer one, or is of a format that is not read.
     pub fn is_incompatible(&self) -> bool {
         match self.kind() {
@@ -290,7 +306,7 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 /// Characters that reorder the text around them on a screen.
-fn is_bidi_control(c: char) -> bool {
+pub(crate) fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{061C}')
 }
 

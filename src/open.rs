@@ -135,6 +135,25 @@ impl OpenOptions {
         Ok(Checkpoint::of_guest(Source::Heap(copy), guest, self.limits)?.with_threads(self.threads))
     }
 
+    /// Opens the structure of a file that is lent for a moment, such as one that a save has finished and not yet put in place: names,
+    /// dtypes, shapes, metadata and document. Its data cannot be touched; [`verify_in`](Checkpoint::verify_in) verifies it.
+    ///
+    /// **Cost**: reads header and index, or what other formats have for them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_on_demand`].
+    pub fn open_structure(&self, source: &dyn ReadAt) -> Result<Checkpoint> {
+        let absent = |source: &dyn ReadAt| {
+            let byte_len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
+            Ok(Source::Absent(byte_len))
+        };
+        let checkpoint = match recognise(source, &self.limits)? {
+            None => Checkpoint::of_structure(source, absent(source)?, self.limits),
+            Some(guest) => Checkpoint::of_guest(absent(source)?, guest, self.limits),
+        };
+        checkpoint.map(|checkpoint| checkpoint.with_threads(self.threads))
+    }
+
     fn source(&self, source: Source) -> Result<Checkpoint> {
         let checkpoint = match recognise(&source, &self.limits)? {
             None => Checkpoint::of_source(source, self.limits),

@@ -67,10 +67,10 @@ impl Header {
             return Err(HDR_1
                 .broken(format!("the file ends after {file_len} bytes; the shortest Dolmen file has {MIN_FILE_LEN}"))
                 .with_numbers(MIN_FILE_LEN, file_len)
-                .with_advice(TRUNCATED_ADVICE));
+                .cut_off());
         }
         let Some((&bytes, _)) = start.split_first_chunk::<HEADER_LEN>() else {
-            return Err(HDR_1.broken("the header is incomplete"));
+            return Err(HDR_1.broken("the header is incomplete").cut_off());
         };
         let raw: RawHeader = bytemuck::cast(bytes);
         let crc = bytes.split_last_chunk::<4>().map(|(covered, _)| crc32(covered));
@@ -106,6 +106,7 @@ impl Header {
             return Err(HDR_6
                 .broken("the file was never finished: the program that wrote it stopped before it was committed")
                 .with_offset(16)
+                .cut_off()
                 .with_advice("run that program again"));
         }
         if raw.file_len != file_len {
@@ -116,7 +117,7 @@ impl Header {
                         raw.file_len.saturating_sub(file_len),
                         raw.file_len
                     ))
-                    .with_advice(TRUNCATED_ADVICE)
+                    .cut_off()
             } else {
                 HDR_7
                     .broken(format!(
@@ -268,8 +269,6 @@ impl Limits {
     }
 }
 
-/// What to do about a file that ends too early.
-pub(crate) const TRUNCATED_ADVICE: &str = "a copy or download was cut off; fetch it again";
 /// What to do about a file whose bytes have changed.
 pub(crate) const DAMAGED_ADVICE: &str = "restore it from another copy; the tensors that are intact can still be read";
 

@@ -51,7 +51,7 @@ use crate::format::index::{Index, StorageEntry};
 use crate::format::len_usize;
 use crate::format::limits::Limits;
 use crate::format::value::{self, Value};
-use crate::source::{AlignedBytes, Source};
+use crate::source::{AlignedBytes, ReadAt, Source};
 use open::Head;
 use touched::AtomicSet;
 use window::Window;
@@ -134,6 +134,13 @@ impl Checkpoint {
         let (header, index) = Head::read(&source, &limits)?;
         let head = Head::parse(header, &index, &limits)?;
         Ok(Checkpoint::new(head, source, Some(index), limits))
+    }
+
+    /// Opens a Dolmen file whose structure is read from one source, and whose data is in another, or nowhere.
+    pub(crate) fn of_structure(structure: &dyn ReadAt, data: Source, limits: Limits) -> Result<Checkpoint> {
+        let (header, index) = Head::read(structure, &limits)?;
+        let head = Head::parse(header, &index, &limits)?;
+        Ok(Checkpoint::new(head, data, Some(index), limits))
     }
 
     #[cfg(feature = "fs")]
@@ -316,9 +323,23 @@ impl Checkpoint {
     /// # Errors
     /// As [`verify`](Checkpoint::verify).
     pub fn verify_with(&self, options: &VerifyOptions<'_>) -> Result<Report> {
+        self.verify_data(&self.source, self.source.resident(), options)
+    }
+
+    /// As [`verify_with`](Checkpoint::verify_with), of a checkpoint whose [structure](crate::OpenOptions::open_structure) alone was opened, in
+    /// the source that it was opened in.
+    ///
+    /// # Errors
+    /// As [`verify`](Checkpoint::verify).
+    pub fn verify_in(&self, source: &dyn ReadAt, options: &VerifyOptions<'_>) -> Result<Report> {
+        self.verify_data(source, None, options)
+    }
+
+    fn verify_data(&self, source: &dyn ReadAt, resident: Option<&[u8]>, options: &VerifyOptions<'_>) -> Result<Report> {
+        let (header, index) = (&self.head.header, self.index());
         let report = match &self.guest {
-            None => verify::verify_checkpoint(&self.head.header, self.index(), &self.source, options),
-            Some(guest) => verify::verify_guest(&self.head.header, self.index(), &self.source, guest, options),
+            None => verify::verify_checkpoint(header, index, source, resident, options),
+            Some(guest) => verify::verify_guest(header, index, source, resident, guest, options),
         };
         let mut report = report.map_err(|e| self.in_file(e))?;
         report.problems = report.problems.into_iter().map(|e| self.in_file(e)).collect();

@@ -21,7 +21,7 @@ use crate::format::len_u64;
 use crate::format::limits::Limits;
 use crate::format::rules::*;
 use crate::format::value;
-use crate::source::{AlignedBytes, ReadAt, Source};
+use crate::source::{AlignedBytes, ReadAt};
 
 /// How to verify.
 #[derive(Clone, Copy)]
@@ -142,16 +142,16 @@ pub fn verify_source(source: &dyn ReadAt, options: &VerifyOptions<'_>) -> Result
     verify_opened(&head.header, head.index(&index_bytes), Bytes::Read(source), options, report)
 }
 
-/// Verifies an open checkpoint.
+/// Verifies an open checkpoint, whose data is in a source: in `resident`, if all of it is in memory.
 pub(crate) fn verify_checkpoint(
     header: &Header,
     index: Index<'_>,
-    source: &Source,
+    source: &dyn ReadAt,
+    resident: Option<&[u8]>,
     options: &VerifyOptions<'_>,
 ) -> Result<Report> {
     let report = Report { file_len: header.file_len, ..Report::default() };
-    let bytes = source.resident().map_or(Bytes::Read(source), Bytes::Resident);
-    verify_opened(header, index, bytes, options, report)
+    verify_opened(header, index, resident.map_or(Bytes::Read(source), Bytes::Resident), options, report)
 }
 
 /// What the parts of a file of another format turn out to be: see [`GuestIndex::check_parts`](crate::GuestIndex::check_parts).
@@ -198,7 +198,8 @@ impl std::fmt::Debug for Parts<'_> {
 pub(crate) fn verify_guest(
     header: &Header,
     index: Index<'_>,
-    source: &Source,
+    source: &dyn ReadAt,
+    resident: Option<&[u8]>,
     guest: &Guest,
     options: &VerifyOptions<'_>,
 ) -> Result<Report> {
@@ -207,7 +208,7 @@ pub(crate) fn verify_guest(
     let first_tensors = damage::FirstTensors::default();
     let unchecked = AtomicU64::new(0);
     let nothing = || AlignedBytes::zeroed(0).map_err(|e| Error::io("cannot read", e));
-    let bytes = source.resident().map_or(Bytes::Read(source), Bytes::Resident);
+    let bytes = resident.map_or(Bytes::Read(source), Bytes::Resident);
     let storages = 0..u32::try_from(index.storage_count()).unwrap_or(u32::MAX);
     parallel::for_each(options.threads, storages, nothing, |buffer, number| {
         let buffer = buffer.as_mut().map_err(|e| Error::new(e.kind(), e.reason()))?;

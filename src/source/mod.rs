@@ -79,6 +79,8 @@ pub(crate) enum Source {
     /// A file whose storages are read when they are touched.
     #[cfg(feature = "fs")]
     File(std::fs::File),
+    /// A file of this length of which no data can be touched: it was lent for a moment, to read its structure.
+    Absent(u64),
 }
 
 impl Source {
@@ -92,6 +94,7 @@ impl Source {
             Source::Map(bytes) => Some(bytes),
             #[cfg(feature = "fs")]
             Source::File(_) => None,
+            Source::Absent(_) => None,
         }
     }
 }
@@ -122,6 +125,7 @@ impl ReadAt for Source {
         match self {
             #[cfg(feature = "fs")]
             Source::File(file) => file.byte_len(),
+            Source::Absent(byte_len) => Ok(*byte_len),
             resident => resident.resident().unwrap_or_default().byte_len(),
         }
     }
@@ -130,6 +134,7 @@ impl ReadAt for Source {
         match self {
             #[cfg(feature = "fs")]
             Source::File(file) => file.read_exact_at(buffer, offset),
+            Source::Absent(_) => Err(std::io::Error::other("only the structure of the file was opened")),
             resident => resident.resident().unwrap_or_default().read_exact_at(buffer, offset),
         }
     }

@@ -5,7 +5,6 @@ use std::io::Read;
 use super::dtype::Element;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::foreign::NPY_MAGIC;
-use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::{layout, len_u64};
 
 /// No header of an array of numbers, at most 255 axes, is nearly as long. It bounds what is read before anything is known.
@@ -35,8 +34,7 @@ fn broken(message: impl Into<String>) -> Error {
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     from.read_exact(buffer).map_err(|e| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            Error::new(ErrorKind::Malformed, "the file ends within the header of its array")
-                .with_advice(TRUNCATED_ADVICE)
+            Error::new(ErrorKind::Malformed, "the file ends within the header of its array").cut_off()
         }
         _ => Error::io("cannot read", e),
     })

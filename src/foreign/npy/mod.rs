@@ -28,7 +28,6 @@ pub(super) use write::{array_header, write_data};
 use crate::error::{Error, ErrorKind, Result};
 use crate::foreign::positioned::Positioned;
 use crate::format::dtype::DType;
-use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::limits::Limits;
 use crate::format::value::Value;
 use crate::read::GuestIndex;
@@ -94,18 +93,21 @@ impl Header {
     /// Checks that the data ends with the file.
     pub(super) fn check_file_len(&self, file_len: u64) -> Result<()> {
         let expected = self.data_at.saturating_add(self.data_len);
-        let (message, advice) = match expected.checked_sub(file_len) {
-            Some(0) => return Ok(()),
+        let wrong = |message: String| {
+            let e = Error::new(ErrorKind::Malformed, message).with_offset(expected.min(file_len));
+            e.with_numbers(expected, file_len)
+        };
+        match expected.checked_sub(file_len) {
+            Some(0) => Ok(()),
             Some(missing) => {
-                (format!("the file is short by {missing} bytes: it has {file_len} of {expected}"), TRUNCATED_ADVICE)
+                let message = format!("the file is short by {missing} bytes: it has {file_len} of {expected}");
+                Err(wrong(message).cut_off())
             }
             None => {
                 let more = file_len.saturating_sub(expected);
                 let advice = "if several arrays were saved into one file, save them as .npz instead";
-                (format!("the file has {more} bytes too many after its array"), advice)
+                Err(wrong(format!("the file has {more} bytes too many after its array")).with_advice(advice))
             }
-        };
-        let e = Error::new(ErrorKind::Malformed, message).with_offset(expected.min(file_len));
-        Err(e.with_numbers(expected, file_len).with_advice(advice))
+        }
     }
 }

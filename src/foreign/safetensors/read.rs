@@ -7,7 +7,6 @@ use super::json::Json;
 use super::{DTYPES, HEADER_AT, METADATA};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::dtype::DType;
-use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::limits::Limits;
 use crate::format::{index, layout, len_usize};
 use crate::read::GuestIndex;
@@ -92,7 +91,7 @@ pub(crate) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIn
                 end.saturating_sub(file_len)
             );
             let e = Error::new(ErrorKind::Malformed, message).with_offset(0).with_numbers(end, file_len);
-            return Err(e.with_advice(TRUNCATED_ADVICE));
+            return Err(e.cut_off());
         }
     };
     limits.check("the length of the header,", header_len, limits.max_index_len)?;
@@ -259,7 +258,7 @@ fn check_places(entries: &mut [Entry<'_>], data_at: u64, file_len: u64) -> Resul
             next.saturating_sub(data_len)
         );
         let e = entry.error(ErrorKind::Malformed, message).with_offset(file_len).with_numbers(end, file_len);
-        return Err(e.with_advice(TRUNCATED_ADVICE));
+        return Err(e.cut_off());
     }
     if next < data_len {
         let message = format!("the file has {} bytes too many after its last tensor", data_len.saturating_sub(next));

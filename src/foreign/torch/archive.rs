@@ -16,7 +16,6 @@ use super::made::damaged;
 use super::wrong;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::foreign::positioned::Positioned;
-use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::limits::Limits;
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
@@ -302,7 +301,7 @@ impl Directory {
         };
         if usize::from(comment) != end.len().saturating_sub(usize::try_from(END_LEN).unwrap_or_default()) {
             let e = wrong("the archive's comment does not end with the file: it was cut off, or other bytes follow it");
-            return Err(e.with_offset(at).with_advice(TRUNCATED_ADVICE));
+            return Err(e.with_offset(at).cut_off());
         }
         let whole = |number: u16| number == 0 || number == u16::MAX;
         if !whole(disk) || !whole(first_disk) || here != count {
@@ -397,7 +396,7 @@ fn no_directory(tail: &[u8], file_len: u64) -> Error {
     } else {
         "the ZIP archive has no end: the file was cut off"
     };
-    wrong(message).with_offset(file_len).with_advice(TRUNCATED_ADVICE)
+    wrong(message).with_offset(file_len).cut_off()
 }
 
 /// An entry of the central directory, as it is there.

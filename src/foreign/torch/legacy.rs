@@ -15,7 +15,6 @@ use super::pickle::{self, Graph, Input, Node, Ref};
 use super::rebuild::{self, Container, Found, StorageId};
 use super::{Assembled, wrong};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::limits::Limits;
 use crate::read::GuestIndex;
 use crate::source::ReadAt;
@@ -79,7 +78,7 @@ fn storages(graph: &Graph, input: &mut Input<'_>) -> Result<HashMap<String, (u64
         let cut = |e: Error| match e.kind() {
             ErrorKind::Malformed => {
                 let message = format!("the file ends within storage {}", quoted(key));
-                Error::new(ErrorKind::Malformed, message).with_offset(at).with_advice(TRUNCATED_ADVICE)
+                Error::new(ErrorKind::Malformed, message).with_offset(at).cut_off()
             }
             _ => e,
         };

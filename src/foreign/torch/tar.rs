@@ -17,7 +17,6 @@ use super::rebuild::{self, Container, Found};
 use super::vocabulary::{self, TorchDType};
 use super::{Assembled, wrong};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::format::header::TRUNCATED_ADVICE;
 use crate::format::len_usize;
 use crate::format::limits::Limits;
 use crate::read::GuestIndex;
@@ -109,7 +108,7 @@ impl Members {
             let len = extended_len.take().unwrap_or(header.len);
             let end = data.checked_add(len).filter(|&end| end <= file_len).ok_or_else(|| {
                 let message = format!("member {} of {len} bytes goes beyond the end of the file", quoted(&header.name));
-                wrong(message).with_offset(at).with_advice(TRUNCATED_ADVICE)
+                wrong(message).with_offset(at).cut_off()
             })?;
             match header.kind {
                 b'x' => extended_len = extension(source, data, len)?,
@@ -176,7 +175,7 @@ impl Header {
         }
         let mut block = [0; 512];
         if file_len.saturating_sub(at) < BLOCK_LEN {
-            return Err(wrong("the archive is cut off").with_offset(at).with_advice(TRUNCATED_ADVICE));
+            return Err(wrong("the archive is cut off").with_offset(at).cut_off());
         }
         read_exact(source, &mut block, at)?;
         if block.iter().all(|&byte| byte == 0) {

@@ -50,7 +50,7 @@ impl Lock {
     /// Takes the lock of a directory.
     pub(super) fn take(directory: &dyn Directory, path: &Path, now: &str) -> Result<Lock, PipelineError> {
         let doing = |e| Error::io("cannot lock the pipeline's directory", e).with_path(path);
-        let file = open(directory).map_err(doing)?;
+        let file = uninterrupted(|| directory.open_or_create(OsStr::new(LOCK_FILE), 0o666)).map_err(doing)?;
         let holds = match uninterrupted(|| file.try_lock()) {
             Ok(true) => true,
             Ok(false) => return Err(PipelineError::Locked { path: path.to_path_buf(), holder: read_note(&*file) }),
@@ -60,18 +60,6 @@ impl Lock {
         // For messages alone: if it cannot be written, nobody is named.
         let _ = write_note(&*file, now);
         Ok(Lock { _file: file, holds })
-    }
-}
-
-fn open(directory: &dyn Directory) -> io::Result<Box<dyn OutputFile>> {
-    let name = OsStr::new(LOCK_FILE);
-    match uninterrupted(|| directory.open_existing(name)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match uninterrupted(|| directory.create_new(name, 0o666)) {
-            // Another process was faster.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => uninterrupted(|| directory.open_existing(name)),
-            created => created,
-        },
-        opened => opened,
     }
 }
 

@@ -15,7 +15,7 @@ use super::summary::Summary;
 use super::survey::{Found, Survey};
 use super::{Pipeline, PipelineError, ResumeOptions, Stage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lifecycle::{CheckpointError, CheckpointErrorKind};
+use crate::lifecycle::{CheckpointError, CheckpointErrorKind, FailedCheckpoint, FailedLog};
 
 const FORCE_ADVICE: &str = "restore them from a copy, or resume with --force-resume: their stages are done again";
 const UNREADABLE_ADVICE: &str =
@@ -58,6 +58,9 @@ pub struct Run {
     state: PipelineState,
     standings: Vec<Standing>,
     notes: Vec<String>,
+    log: FailedLog,
+    /// What the log held when the run began, without what has passed since.
+    failed: Vec<FailedCheckpoint>,
     /// The attempt that may be completed, and how many there were.
     current: Option<u64>,
     attempts: u64,
@@ -169,6 +172,8 @@ impl Run {
                 "This file system has no locks: nothing keeps two processes from running this pipeline".to_owned(),
             );
         }
+        let log = FailedLog::in_directory(&pipeline.state_directory).file_system(options.save.saves_in().clone());
+        let failed = log.entries()?;
         let run = Run {
             pipeline: pipeline.clone(),
             options: options.clone(),
@@ -176,6 +181,8 @@ impl Run {
             state,
             standings: vec![Standing::Todo(None); pipeline.stages.len()],
             notes,
+            log,
+            failed,
             current: None,
             attempts: 0,
         };
@@ -246,6 +253,7 @@ impl Run {
         // Of states that this crate writes none says less than a marker would, which may be older than it.
         let has_markers = self.state.is_of_original() || self.state.updated_at().is_none();
         let mut bad = Vec::new();
+        let mut passed = Vec::new();
         for index in 0..self.pipeline.stages.len() {
             let Some(stage) = self.pipeline.stages.get(index).cloned() else { break };
             let standing = match self.state.status(&stage.name) {
@@ -257,10 +265,17 @@ impl Run {
                 Standing::Complete => self.survey_inputs(index, &stage),
                 todo => todo,
             };
+            if standing == Standing::Complete {
+                passed.extend(self.outputs_of(&stage.name));
+            }
             if let Some(place) = self.standings.get_mut(index) {
                 *place = standing;
             }
         }
+        if !self.options.skip_checkpoint_validation {
+            self.forget(&passed);
+        }
+        self.remember(&bad);
         let is_unreadable = bad.iter().any(|e| e.kind == CheckpointErrorKind::Unreadable);
         if is_unreadable || (!bad.is_empty() && !self.options.force_resume) {
             let advice = if is_unreadable { UNREADABLE_ADVICE } else { FORCE_ADVICE };
@@ -420,7 +435,12 @@ impl Run {
     pub fn summary(&self) -> Summary {
         let next = self.find_next();
         let next_index = next.map(|(index, _)| index);
-        let mut summary = Summary { total: self.standings.len(), notes: self.notes.clone(), ..Summary::default() };
+        let mut summary = Summary {
+            total: self.standings.len(),
+            failed: self.failed.clone(),
+            notes: self.notes.clone(),
+            ..Summary::default()
+        };
         for (index, (stage, standing)) in self.pipeline.stages.iter().zip(&self.standings).enumerate() {
             let why = match standing {
                 Standing::Complete if next_index == Some(index) => self.why_stale(index, stage),
@@ -541,13 +561,17 @@ impl Run {
                 if let Some(standing) = self.standings.get_mut(running.index) {
                     *standing = Standing::Complete;
                 }
+                self.forget(&running.outputs().collect::<Vec<_>>());
                 return Ok(());
             }
             Found::Missing(path) => {
                 let why = format!("stage {} says that it is complete, but has not made this output", running.name);
                 vec![CheckpointError::new(path, CheckpointErrorKind::Corrupted, why)]
             }
-            Found::Bad(errors) => errors,
+            Found::Bad(errors) => {
+                self.remember(&errors);
+                errors
+            }
         };
         let e = PipelineError::Checkpoints { errors, advice: MADE_ADVICE };
         self.record_failure(running, &e)?;
@@ -592,6 +616,26 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Remembers the checkpoints that failed, but for those that are remembered with the same words. That it could not be done is not
+    /// worth losing the errors themselves.
+    fn remember(&mut self, errors: &[CheckpointError]) {
+        let is_new = |e: &&CheckpointError| {
+            e.kind != CheckpointErrorKind::Unreadable
+                && !self.failed.iter().any(|known| known.path == e.path && known.reason == e.reason())
+        };
+        if let Err(e) = self.log.append_many(errors.iter().filter(is_new)) {
+            self.notes.push(format!("The failed checkpoints could not be remembered: {e}"));
+        }
+    }
+
+    /// Forgets the checkpoints that pass again.
+    fn forget(&mut self, passed: &[PathBuf]) {
+        if let Err(e) = self.log.clear(passed) {
+            self.notes.push(format!("The checkpoints that pass again are still remembered as failed: {e}"));
+        }
+        self.failed.retain(|known| !passed.contains(&known.path));
     }
 
     /// The definition of a stage that runs.

@@ -144,17 +144,17 @@ impl Store {
 /// Opens a directory; makes it, and those that it is in, durably if they are not there.
 fn open_or_create(file_system: &dyn FileSystem, path: &Path) -> io::Result<Box<dyn Directory>> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    match uninterrupted(|| file_system.open_directory(path)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let missing: Vec<&Path> =
-                path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
-            std::fs::create_dir_all(path)?;
-            for made in missing {
-                let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                uninterrupted(|| file_system.open_directory(parent))?.sync()?;
+    match (uninterrupted(|| file_system.open_directory(path)), path.parent(), path.file_name()) {
+        (Err(e), Some(parent), Some(name)) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = open_or_create(file_system, parent)?;
+            match uninterrupted(|| parent.create_directory(name, 0o777)) {
+                // Another process was faster.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                created => created?,
             }
+            parent.sync()?;
             uninterrupted(|| file_system.open_directory(path))
         }
-        opened => opened,
+        (opened, _, _) => opened,
     }
 }

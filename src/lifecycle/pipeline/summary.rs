@@ -3,11 +3,13 @@
 use std::fmt;
 
 use super::state::{PipelineState, StageStatus};
+use crate::error::is_bidi_control;
+use crate::lifecycle::{FailedCheckpoint, failed_summary};
 
 /// How far a pipeline has come.
 ///
-/// Shown, it is `Progress: 3/9 stages complete, resuming from: PROTEIN_SPLITTING`, or `Progress: 9/9 stages complete`; then what a
-/// person should know, a line each. [`heading`](Summary::heading) gives the original's three lines instead of the first.
+/// Shown, it is `Progress: 3/9 stages complete, resuming from: PROTEIN_SPLITTING`, or `Progress: 9/9 stages complete`; then the
+/// [failed checkpoints](failed_summary), if there are any, and what else a person should know, a line each. [`heading`](Summary::heading) gives the original's three lines instead of the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -17,6 +19,8 @@ pub struct Summary {
     pub total: usize,
     /// The stage to go on with; none if all are complete.
     pub next: Option<String>,
+    /// Checkpoints that failed in earlier runs, and have not passed since.
+    pub failed: Vec<FailedCheckpoint>,
     /// What was found and done: stages that are done again and why, a state that was kept.
     pub notes: Vec<String>,
 }
@@ -53,6 +57,19 @@ impl fmt::Display for Summary {
         if let Some(next) = &self.next {
             write!(f, ", resuming from: {}", next.escape_debug())?;
         }
-        self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
+        let failed = failed_summary(&self.failed);
+        if !failed.is_empty() {
+            write!(f, "\n{failed}")?;
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "\n{}", shown(note)))
     }
+}
+
+/// A note, in which names and values from files cannot write on a terminal.
+fn shown(note: &str) -> String {
+    let mut out = String::with_capacity(note.len());
+    for c in note.chars() {
+        if c.is_control() || is_bidi_control(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }

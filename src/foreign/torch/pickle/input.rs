@@ -43,8 +43,7 @@ impl<'a> Input<'a> {
 
     #[cold]
     fn ends(&self) -> Error {
-        self.error(ErrorKind::Malformed, "the pickle ends in the middle")
-            .with_advice(crate::format::header::TRUNCATED_ADVICE)
+        self.error(ErrorKind::Malformed, "the pickle ends in the middle").cut_off()
     }
 
     /// Fills the window so that `len` bytes are in it.

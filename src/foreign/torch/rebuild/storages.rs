@@ -140,7 +140,7 @@ impl<'c> Storages<'c> {
         }
         let Some(found) = self.container.find(id.key, byte_len)? else {
             let message = format!("storage {} of {byte_len} bytes is not in the file", quoted(id.key));
-            return Err(wrong(message).with_advice(crate::format::header::TRUNCATED_ADVICE));
+            return Err(wrong(message).cut_off());
         };
         let copy = match found {
             Found::InFile { offset, .. } => offset.checked_rem(id.alignment()).is_none_or(|rest| rest != 0),

@@ -1,0 +1,209 @@
+//! What a checkpoint holds, as a dictionary: that of its document, or its tensors and metadata by their names.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Result, quoted};
+use crate::format::value::{DictKind, Value};
+use crate::read::Checkpoint;
+
+/// The names of some keys, for messages.
+const KEYS_SHOWN: usize = 8;
+
+/// The outermost object of a checkpoint, decoded once.
+#[derive(Debug)]
+pub(super) enum Root {
+    /// A document, which may be a dictionary.
+    Document(Box<Value>),
+    /// Tensors, and beside them metadata: what was saved by name is a dictionary.
+    Named(BTreeMap<String, Value>),
+    /// One array without a name.
+    Array,
+}
+
+impl Root {
+    /// **Cost**: decodes the document, or the metadata.
+    pub(super) fn of(checkpoint: &Checkpoint) -> Result<Root> {
+        if checkpoint.format() == "npy" {
+            return Ok(Root::Array);
+        }
+        match checkpoint.document()? {
+            Some(document) => Ok(Root::Document(Box::new(document))),
+            None => checkpoint.metadata().map(Root::Named),
+        }
+    }
+
+    /// The type that Python would say it is, if it is no dictionary.
+    pub(super) fn type_if_no_dict(&self) -> Option<String> {
+        match self {
+            Root::Named(_) => None,
+            Root::Array => Some("ndarray".to_owned()),
+            Root::Document(document) if entries(document).is_some() => None,
+            Root::Document(document) => Some(type_name(document)),
+        }
+    }
+
+    /// What the dictionary holds for a key, other than the tensors of a file without a document.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        match self {
+            Root::Named(metadata) => metadata.get(key),
+            Root::Document(document) => get(document, key),
+            Root::Array => None,
+        }
+    }
+
+    /// Whether there is such a key: in the dictionary itself, or, with dots, in those within it; or a tensor of that name.
+    pub(super) fn has(&self, key: &str, checkpoint: &Checkpoint) -> Result<bool> {
+        if self.find(key).is_some() || checkpoint.get(key)?.is_some() {
+            return Ok(true);
+        }
+        // Tensors below a key, as in `encoder` of `encoder.weight`. Of a document the keys are known already.
+        match self {
+            Root::Named(_) => begins_a_name(key, checkpoint),
+            _ => Ok(false),
+        }
+    }
+
+    /// What lies at a key, or at keys with dots between them.
+    pub(super) fn find(&self, key: &str) -> Option<&Value> {
+        if let Some(found) = self.value(key) {
+            return Some(found);
+        }
+        // A key may have dots of its own, so every place where it can be split is tried; the shortest head first.
+        let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
+        splits.find_map(|(head, rest)| within(self.value(head)?, rest, MAX_PARTS))
+    }
+
+    /// The first keys, for messages, such as `'data', 'ids' and 3 more`.
+    pub(super) fn keys(&self, checkpoint: &Checkpoint) -> String {
+        let mut keys: Vec<String> = match self {
+            Root::Document(document) => {
+                entries(document).unwrap_or_default().iter().map(|(key, _)| shown_key(key)).collect()
+            }
+            Root::Named(metadata) => {
+                let tensors = checkpoint.tensors().flatten().map(|tensor| shown(tensor.name()));
+                tensors.take(KEYS_SHOWN).chain(metadata.keys().map(|key| shown(key))).collect()
+            }
+            Root::Array => Vec::new(),
+        };
+        let count = match self {
+            Root::Named(metadata) => checkpoint.len().saturating_add(metadata.len()),
+            _ => keys.len(),
+        };
+        keys.truncate(KEYS_SHOWN);
+        match count.saturating_sub(keys.len()) {
+            _ if keys.is_empty() => "it has no keys".to_owned(),
+            0 => format!("keys found: {}", keys.join(", ")),
+            more => format!("keys found: {} and {more} more", keys.join(", ")),
+        }
+    }
+
+    /// How many elements a key's value has: those of a list, or the rows of a tensor. `None` if it has no length, or is not there.
+    pub(super) fn length(&self, key: &str, checkpoint: &Checkpoint) -> Result<Option<u64>> {
+        let rows = |name: &str| Ok(checkpoint.get(name)?.and_then(|tensor| tensor.shape().first().copied()));
+        match self.find(key) {
+            Some(value) => match value.unmarked() {
+                Value::Tensor(tensor) => rows(&tensor.name),
+                value => Ok(value.as_slice().map(|items| items.len() as u64)),
+            },
+            None => rows(key),
+        }
+    }
+}
+
+/// Keys within keys that are looked for at most.
+const MAX_PARTS: u32 = 32;
+
+/// What lies within a value at keys with dots between them.
+fn within<'v>(value: &'v Value, key: &str, parts: u32) -> Option<&'v Value> {
+    if let Some(found) = get(value, key) {
+        return Some(found);
+    }
+    let parts = parts.checked_sub(1)?;
+    let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
+    splits.find_map(|(head, rest)| within(get(value, head)?, rest, parts))
+}
+
+fn get<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    entries(value)?.iter().rev().find(|(k, _)| k.as_str() == Some(key)).map(|(_, value)| value)
+}
+
+/// The entries of a dictionary, or of an object that is one: of a class derived from `dict`.
+fn entries(value: &Value) -> Option<&[(Value, Value)]> {
+    match value.unmarked() {
+        Value::Dict(dict) => Some(&dict.entries),
+        Value::Object(object) => object.entries.as_deref(),
+        _ => None,
+    }
+}
+
+/// Whether a tensor's name begins with a key and a dot.
+fn begins_a_name(key: &str, checkpoint: &Checkpoint) -> Result<bool> {
+    let prefix = format!("{key}.");
+    // Names ascend: the first that is not before the prefix has it, if any has.
+    let (mut low, mut high) = (0, checkpoint.len());
+    while low < high {
+        let middle = low.midpoint(high);
+        if checkpoint.nth(middle)?.name().as_bytes() < prefix.as_bytes() {
+            low = middle.saturating_add(1);
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low < checkpoint.len() && checkpoint.nth(low)?.name().starts_with(&prefix))
+}
+
+/// A key as Python shows text.
+pub(super) fn shown(key: &str) -> String {
+    let quoted = quoted(key);
+    match quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(text) if !text.contains('\'') && !text.contains("\\\"") => format!("'{text}'"),
+        _ => quoted,
+    }
+}
+
+fn shown_key(key: &Value) -> String {
+    match key.unmarked() {
+        Value::Text(text) => shown(text),
+        Value::Int(number) => number.to_string(),
+        other => type_name(other),
+    }
+}
+
+/// The type that Python would say a value is.
+fn type_name(value: &Value) -> String {
+    let name = match value.unmarked() {
+        Value::Null => "NoneType",
+        Value::Bool(_) => "bool",
+        Value::Int(_) | Value::BigInt(_) => "int",
+        Value::Float(_) => "float",
+        Value::Complex(..) => "complex",
+        Value::Text(_) | Value::Wtf8(_) => "str",
+        Value::Bytes(_) => "bytes",
+        Value::ByteArray(_) => "bytearray",
+        Value::List(_) => "list",
+        Value::Tuple(_) => "tuple",
+        Value::Set(_) => "set",
+        Value::FrozenSet(_) => "frozenset",
+        Value::Dict(dict) => match dict.kind {
+            DictKind::Plain => "dict",
+            DictKind::Ordered => "OrderedDict",
+            DictKind::Default => "defaultdict",
+            DictKind::Counter => "Counter",
+        },
+        Value::Map(_) => "dict",
+        Value::Tensor(tensor) if tensor.attributes.get("as").and_then(Value::as_str) == Some("list") => "list",
+        Value::Tensor(_) => "Tensor",
+        Value::Global(global) => return format!("{}.{}", bare(&global.module), bare(&global.name)),
+        Value::Object(object) => match object.class.unmarked() {
+            Value::Global(global) => return format!("{}.{}", bare(&global.module), bare(&global.name)),
+            _ => "object",
+        },
+        Value::Shareable(_) | Value::SharedRef(_) => "object",
+    };
+    name.to_owned()
+}
+
+/// Text of a file, safe to show, without quotes.
+fn bare(text: &str) -> String {
+    quoted(text).trim_matches('"').to_owned()
+}
