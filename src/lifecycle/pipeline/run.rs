@@ -258,7 +258,9 @@ impl Run {
             let Some(stage) = self.pipeline.stages.get(index).cloned() else { break };
             let standing = match self.state.status(&stage.name) {
                 Some(StageStatus::Completed) => self.survey_completed(&stage, &mut bad),
-                _ if has_markers => self.survey_unrecorded(&stage, is_lost),
+                None | Some(StageStatus::NotStarted | StageStatus::InProgress) if has_markers => {
+                    self.survey_unrecorded(&stage, is_lost)
+                }
                 _ => Standing::Todo(None),
             };
             let standing = match standing {

@@ -51,7 +51,10 @@ impl Survey<'_> {
             return None;
         }
         let outputs = stage.outputs.iter().map(|output| (output.clone(), self.pipeline.resolve(&output.path), None));
-        match self.look_at(stage, outputs.collect(), |_, path, _, _| glance(path)) {
+        // Where there is no other word than a checkpoint's own, all of it is read.
+        let strict = ResumeOptions { full: true, skip_checkpoint_validation: false, ..self.options.clone() };
+        let survey = if may_lack_marker { Survey { options: &strict, ..*self } } else { *self };
+        match survey.look_at(stage, outputs.collect(), |_, path, _, _| glance(path)) {
             Found::Good(outputs) => Some(outputs),
             Found::Missing(_) | Found::Bad(_) => None,
         }
