@@ -1,5 +1,5 @@
 //! Pipelines that resume: what counts as complete, what is done again, and what survives a crash at any point.
-#![cfg(feature = "lifecycle")]
+#![cfg(all(unix, feature = "lifecycle"))]
 
 mod common;
 
@@ -916,6 +916,7 @@ fn broken_states(good: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
         (with(&|s| s["pipeline_config"]["config_hash"] = json!(7)), "`config_hash`"),
         (with(&|s| s["state_version"] = json!("one")), "`state_version`"),
     ];
+    broken.push(([b"[0".to_vec(), b",0".repeat(3_000_000), b"]".to_vec()].concat(), "so many values"));
     broken.push(([text, vec![b' '; 64 << 20]].concat(), "at most 67108864 bytes"));
     broken
 }
