@@ -11,6 +11,7 @@ mod human;
 mod inspect;
 mod number;
 mod progress;
+mod status;
 mod style;
 mod table;
 mod validate;
@@ -58,6 +59,8 @@ enum Command {
     Diff(diff::Args),
     /// Convert between formats
     Convert(convert::Args),
+    /// Show how far a pipeline has come, from its state file alone
+    Status(status::Args),
 }
 
 /// How it went; a later one outweighs an earlier one.
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Status(args) => status::run(&args),
     };
     let outcome = done.unwrap_or_else(|e| {
         if style::is_broken_pipe(&e) {
