@@ -2,15 +2,30 @@
 //!
 //! Built on the public API of the crate alone.
 
+mod content;
 mod error;
+mod info;
+mod label;
 mod level;
 mod root;
+mod save;
 mod schema;
 mod search;
+mod sharing;
+mod upgrade;
 mod validator;
+mod version;
+mod versions;
 
+pub use content::Content;
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
+pub use info::CheckpointInfo;
+pub use label::{STATUS_COMPLETE, STATUS_IN_PROGRESS, STATUS_KEY, VERSION_KEY};
 pub use level::Level;
+pub use save::Save;
 pub use schema::Schema;
 pub use search::{Candidate, Candidates, Claim, spread};
+pub use upgrade::{UpgradeError, UpgradeOptions, Upgraded};
 pub use validator::{Batch, Validated, Validator};
+pub use version::{CHECKPOINT_VERSION, Version};
+pub use versions::{Loaded, StepName, Versions, Warning};
