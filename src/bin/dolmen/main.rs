@@ -13,6 +13,7 @@ mod number;
 mod progress;
 mod style;
 mod table;
+mod upgrade;
 mod values;
 mod verify;
 
@@ -55,6 +56,8 @@ enum Command {
     Diff(diff::Args),
     /// Convert between formats
     Convert(convert::Args),
+    /// Rewrite checkpoints in a later version of their content
+    Upgrade(upgrade::Args),
 }
 
 /// How it went; a later one outweighs an earlier one.
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
     };
     let outcome = done.unwrap_or_else(|e| {
         if style::is_broken_pipe(&e) {
