@@ -306,7 +306,7 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 /// Characters that reorder the text around them on a screen.
-fn is_bidi_control(c: char) -> bool {
+pub(crate) fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{061C}')
 }
 

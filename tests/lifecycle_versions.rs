@@ -22,6 +22,9 @@ use tempfile::TempDir;
 
 mod common;
 
+/// What a step does.
+type Run = fn(&mut Content<'_>) -> dolmen::Result<()>;
+
 fn room() -> TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -398,7 +401,7 @@ fn a_step_that_fails_names_itself_and_the_file() {
     let path = room.path().join("failing.dolmen");
     versioned("1.0").save(&path).unwrap();
     let before = std::fs::read(&path).unwrap();
-    let steps: [(fn(&mut Content<'_>) -> dolmen::Result<()>, &str); 3] = [
+    let steps: [(Run, &str); 3] = [
         (|content| content.rename("embeddings", "data"), "there is no key \"embeddings\""),
         (|content| content.tensor("ids").map(drop), "tensor \"ids\""),
         (|_| Err(Error::new(ErrorKind::InvalidInput, "not today")), "not today"),
@@ -712,7 +715,7 @@ fn formats_that_cannot_hold_the_upgrade_say_what_to_do() {
     let path = room.path().join("x.pt");
     torch_save(&dictionary("1.0"), &path);
     let before = std::fs::read(&path).unwrap();
-    let steps: [fn(&mut Content<'_>) -> dolmen::Result<()>; 2] = [
+    let steps: [Run; 2] = [
         |content| {
             content.metadata_mut().insert("pooling".to_owned(), "mean".into());
             Ok(())

@@ -112,6 +112,12 @@ impl Directory for FaultyDirectory {
     fn create_new(&self, name: &OsStr, mode: u32) -> io::Result<Box<dyn OutputFile>> {
         Ok(Box::new(FaultyFile(self.0.create_new(name, mode)?, self.1.clone())))
     }
+    fn open_or_create(&self, name: &OsStr, mode: u32) -> io::Result<Box<dyn OutputFile>> {
+        Ok(Box::new(FaultyFile(self.0.open_or_create(name, mode)?, self.1.clone())))
+    }
+    fn create_directory(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        self.0.create_directory(name, mode)
+    }
     fn open_existing(&self, name: &OsStr) -> io::Result<Box<dyn OutputFile>> {
         self.0.open_existing(name)
     }

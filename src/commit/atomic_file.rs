@@ -380,7 +380,7 @@ impl ReadAt for AtomicFile {
     }
 }
 
-fn write_all_at(file: &dyn OutputFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn write_all_at(file: &dyn OutputFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = uninterrupted(|| file.write_at(bytes, offset))?;
         if written == 0 {
@@ -392,7 +392,7 @@ fn write_all_at(file: &dyn OutputFile, mut bytes: &[u8], mut offset: u64) -> io:
     Ok(())
 }
 
-fn read_exact_at(file: &dyn OutputFile, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &dyn OutputFile, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
         let read = uninterrupted(|| file.read_at(buffer, offset))?;
         if read == 0 {

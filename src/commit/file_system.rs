@@ -1,6 +1,7 @@
 //! The seam: what saving needs from a file system, and nothing more.
 //!
-//! [`AtomicFile`](super::AtomicFile) and [`sweep`](super::sweep()) reach the disk through these traits alone.
+//! [`AtomicFile`](super::AtomicFile), [`SharedFile`](super::SharedFile) and [`sweep`](super::sweep()) reach the disk
+//! through these traits alone.
 //! [`RealFileSystem`](super::RealFileSystem) implements them with system calls; tests implement them in
 //! memory, to fail the Nth call and to enumerate what a crash can leave behind.
 //!
@@ -55,7 +56,25 @@ pub trait Directory: Debug + Send + Sync {
     /// operating system says.
     fn create_new(&self, name: &OsStr, mode: u32) -> io::Result<Box<dyn OutputFile>>;
 
-    /// Opens a file that exists, for [`try_lock`](OutputFile::try_lock). Never follows a symbolic link, never waits
+    /// Opens a file for reading and writing, or creates it empty if there is none; child processes do not inherit it.
+    /// Never follows a symbolic link, never waits for the other end of a pipe.
+    ///
+    /// `mode` are a new file's permission bits before the process's umask takes its part; ignored where there are none.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn open_or_create(&self, name: &OsStr, mode: u32) -> io::Result<Box<dyn OutputFile>>;
+
+    /// Creates an empty directory.
+    ///
+    /// `mode` are the permission bits before the process's umask takes its part; ignored where there are none.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the name is taken by anything at all; otherwise what the
+    /// operating system says.
+    fn create_directory(&self, name: &OsStr, mode: u32) -> io::Result<()>;
+
+    /// Opens a file that exists, for reading and [`try_lock`](OutputFile::try_lock). Never follows a symbolic link, never waits
     /// for the other end of a pipe.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! `write` streams its bytes into an [`AtomicFile`]; whatever else must replace a file safely can use it too. How
 //! bytes reach the disk is behind the traits of [`file_system`], so that tests can fail any call and enumerate what
-//! any crash leaves.
+//! any crash leaves. A [`SharedFile`] is the exception: a log of lines that several processes append to in place.
 //!
 //! # The order of things
 //! 1. The target's directory is opened, and everything below happens relative to it. What would prevent the flush at
@@ -52,6 +52,7 @@ pub mod file_system;
 mod portable;
 #[cfg(unix)]
 mod real;
+mod shared_file;
 mod sweep;
 mod target;
 mod temp;
@@ -61,6 +62,7 @@ pub use atomic_file::AtomicFile;
 pub use portable::RealFileSystem;
 #[cfg(unix)]
 pub use real::RealFileSystem;
+pub use shared_file::SharedFile;
 pub use sweep::{Swept, sweep, sweep_in};
 
 use crate::error::Result;

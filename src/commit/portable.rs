@@ -68,6 +68,20 @@ impl Directory for PortableDirectory {
         Ok(Box::new(PortableFile { file }))
     }
 
+    fn open_or_create(&self, name: &OsStr, _: u32) -> io::Result<Box<dyn OutputFile>> {
+        let path = self.path.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => return Err(io::Error::other("it is a symbolic link")),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Box::new(PortableFile { file }))
+    }
+
+    fn create_directory(&self, name: &OsStr, _: u32) -> io::Result<()> {
+        fs::create_dir(self.path.join(name))
+    }
+
     fn open_existing(&self, name: &OsStr) -> io::Result<Box<dyn OutputFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
         Ok(Box::new(PortableFile { file }))

@@ -67,11 +67,20 @@ impl Directory for RealDirectory {
         Ok(Box::new(RealFile { file: self.open_file(name, flags, permission_bits(mode))? }))
     }
 
+    fn open_or_create(&self, name: &OsStr, mode: u32) -> io::Result<Box<dyn OutputFile>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        Ok(Box::new(RealFile { file: self.open_file(name, flags, permission_bits(mode))? }))
+    }
+
+    fn create_directory(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(&self.fd, name, permission_bits(mode))?)
+    }
+
     fn open_existing(&self, name: &OsStr) -> io::Result<Box<dyn OutputFile>> {
         // NFS locks exclusively only what is open for writing; elsewhere reading is enough, and a temp may have
         // been given the mode of a read-only file.
         let file = match self.open_file(name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 self.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?
             }
             result => result?,

@@ -80,7 +80,8 @@ impl ConvertOptions {
 
     #[cfg(any(feature = "safetensors", feature = "npy", feature = "torch"))]
     fn save_options(&self, validator: impl Fn(&dyn ReadAt) -> Result<()> + Send + Sync + 'static) -> SaveOptions {
-        self.save.clone().validator(self.validate.then(|| Arc::new(validator) as Validator))
+        let validator: Validator = Arc::new(validator);
+        self.save.clone().validator(self.validate.then_some(validator))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod content;
 mod error;
+mod failed;
 mod info;
 mod label;
 mod level;
@@ -20,6 +21,7 @@ mod versions;
 
 pub use content::Content;
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
+pub use failed::{FailedCheckpoint, FailedEntries, FailedLog, FailedSummary, summary as failed_summary};
 pub use info::CheckpointInfo;
 pub use label::{STATUS_COMPLETE, STATUS_IN_PROGRESS, STATUS_KEY, VERSION_KEY};
 pub use level::Level;

@@ -17,6 +17,7 @@ pub enum Call {
     OpenDirectory,
     Status(OsString),
     Create(OsString, u32),
+    OpenOrCreate(OsString, u32),
     OpenExisting(OsString),
     Rename(OsString, OsString),
     RenameNoReplace(OsString, OsString),
@@ -413,6 +414,23 @@ impl Directory for MemoryDirectory {
         Ok(self.0.file(inode))
     }
 
+    fn open_or_create(&self, name: &OsStr, mode: u32) -> io::Result<Box<dyn OutputFile>> {
+        let inode = self.0.call(Call::OpenOrCreate(name.into(), mode), |s| {
+            if let Ok(inode) = s.find(name) {
+                return Ok(inode);
+            }
+            let inode = s.inodes.len();
+            s.inodes.push(Inode { mode: mode & !0o022, ..Inode::default() });
+            s.change(None, Some((name, inode)));
+            Ok(inode)
+        })?;
+        Ok(self.0.file(inode))
+    }
+
+    fn create_directory(&self, _: &OsStr, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn open_existing(&self, name: &OsStr) -> io::Result<Box<dyn OutputFile>> {
         let inode = self.0.call(Call::OpenExisting(name.into()), |s| s.find(name))?;
         Ok(self.0.file(inode))
@@ -542,14 +560,14 @@ impl OutputFile for MemoryFile {
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        let locked = self.memory.call(Call::TryLock(self.inode), |s| {
+        self.memory.call(Call::TryLock(self.inode), |s| {
             if !s.behaviour.locks {
                 return Err(io::ErrorKind::Unsupported.into());
             }
-            Ok(!std::mem::replace(&mut s.inodes[self.inode].locked, true))
-        })?;
-        self.holds_lock.fetch_or(locked, Ordering::Relaxed);
-        Ok(locked)
+            let locked = !std::mem::replace(&mut s.inodes[self.inode].locked, true);
+            self.holds_lock.fetch_or(locked, Ordering::Relaxed);
+            Ok(locked)
+        })
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -14,6 +14,7 @@ mod progress;
 mod style;
 mod table;
 mod upgrade;
+mod validate;
 mod values;
 mod verify;
 
@@ -50,6 +51,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Check every byte of checkpoints, and name what is damaged
     Verify(verify::Args),
+    /// Say which checkpoints are good, and what is wrong with the others
+    Validate(validate::Args),
     /// Write one tensor to a .npy or raw file
     Extract(extract::Args),
     /// Compare two checkpoints, tensor by tensor
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Validate(args) => validate::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Convert(args) => convert::run(&args),
