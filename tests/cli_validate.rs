@@ -151,3 +151,16 @@ fn failures_are_remembered_on_request_until_they_pass() {
     assert_eq!(room.run(&["validate", "d/sub/b.dolmen", "nowhere", "--log-failures"]).code, 3);
     assert!(room.path("d/sub/failed_checkpoints.txt").exists() && !room.path("failed_checkpoints.txt").exists());
 }
+
+#[test]
+fn a_later_version_of_the_content_is_refused_on_request() {
+    let room = Room::new();
+    let mut b = features(1, 1);
+    b.metadata("version", "10.0");
+    room.save("x.dolmen", &b);
+    room.run(&["validate", "x.dolmen"]).succeeded();
+    let ran = room.run(&["validate", "x.dolmen", "--program", "virnucpro=2.0"]);
+    let words = "incompatible  x.dolmen: Checkpoint version 10.0 requires virnucpro >= 10.0.0 (upgrade required)\n";
+    assert_eq!((ran.code, ran.out.as_str()), (3, words));
+    assert_eq!(room.run(&["validate", "x.dolmen", "--program", "virnucpro"]).code, 2);
+}

@@ -580,3 +580,38 @@ fn a_directory_is_searched_and_what_is_no_checkpoint_is_passed_over() {
     assert_eq!((again.valid.len(), again.failed.len()), (41, 2));
     Validator::new().validate_directory(d.path().join("nowhere")).unwrap_err();
 }
+
+#[test]
+fn versions_are_checked_where_a_program_asks_for_it() {
+    let d = directory();
+    let versions = std::sync::Arc::new(dolmen::lifecycle::Versions::new("virnucpro", "2.0").unwrap());
+    let validator = Validator::new().quick(true).versions(versions);
+    let with = |version: Value| {
+        let mut b = features(1, 1);
+        b.metadata("version", version);
+        put(&d, "x.dolmen", b.to_vec().unwrap())
+    };
+    for version in ["2.0", "2.9"] {
+        validator.validate(with(version.into())).unwrap();
+    }
+    let e = fails(&validator, with("10.0".into()));
+    let words = "Checkpoint version 10.0 requires virnucpro >= 10.0.0 (upgrade required)";
+    is(&e, Incompatible, Level::Version, words);
+    for version in [Value::from(2), Value::from("two"), Value::Null, Value::from_iter(["2.0"])] {
+        is(&fails(&validator, with(version)), Incompatible, Level::Version, "the version is");
+    }
+    is(&fails(&validator, with("1.0".into())), Incompatible, Level::Version, "no step leads");
+    Validator::new().validate(with(Value::from(2))).unwrap();
+}
+
+#[test]
+fn a_list_that_is_held_in_two_places_has_its_length_in_both() {
+    let d = directory();
+    let mut b = features(2, 2);
+    let mut root = Dict::new();
+    root.push("names", Value::Shareable(Box::new(Value::from_iter(["a", "b"]))));
+    root.push("ids", Value::SharedRef(0));
+    root.push("data", Value::tensor("data"));
+    b.document(Value::from(root));
+    Validator::new().rows("ids", "data").validate(put(&d, "x.dolmen", b.to_vec().unwrap())).unwrap();
+}

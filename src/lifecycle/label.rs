@@ -48,6 +48,13 @@ impl Label {
 pub(super) fn in_document<'v>(document: &'v Value, key: &str) -> Option<&'v Value> {
     let value = document.as_dict()?.get(key)?;
     let Value::SharedRef(number) = value else { return Some(value) };
-    let number = usize::try_from(*number).ok()?;
+    shared(document, *number)
+}
+
+/// The shareable value of a number.
+///
+/// **Cost**: a walk through the document as far as there.
+pub(super) fn shared(document: &Value, number: u64) -> Option<&Value> {
+    let number = usize::try_from(number).ok()?;
     document.descendants().filter(|value| matches!(value, Value::Shareable(_))).nth(number)
 }

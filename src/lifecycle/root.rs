@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::label::{Label, shared};
 use crate::error::{Result, quoted};
 use crate::format::value::{DictKind, Value};
 use crate::read::Checkpoint;
@@ -13,13 +14,11 @@ const NAMES_SHOWN: usize = 5;
 
 /// The outermost object of a checkpoint, decoded once.
 #[derive(Debug)]
-pub(super) enum Root {
-    /// A document, which may be a dictionary.
-    Document(Box<Value>),
-    /// Tensors, and beside them metadata: what was saved by name is a dictionary.
-    Named(BTreeMap<String, Value>),
-    /// One array without a name.
-    Array,
+pub(super) struct Root {
+    metadata: BTreeMap<String, Value>,
+    document: Option<Value>,
+    /// One array without a name, and nothing else.
+    is_array: bool,
 }
 
 impl Root {
@@ -28,31 +27,38 @@ impl Root {
     /// # Errors
     /// What is wrong with either.
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Root> {
-        let metadata = checkpoint.metadata()?;
-        match checkpoint.document()? {
-            Some(document) => Ok(Root::Document(Box::new(document))),
-            None if checkpoint.format() == "npy" => Ok(Root::Array),
-            None => Ok(Root::Named(metadata)),
-        }
+        let (metadata, document) = (checkpoint.metadata()?, checkpoint.document()?);
+        let is_array = document.is_none() && checkpoint.format() == "npy";
+        Ok(Root { metadata, document, is_array })
+    }
+
+    /// What the checkpoint says of itself.
+    pub(super) fn label(&self) -> Label {
+        Label::in_values(&self.metadata, self.document.as_ref())
     }
 
     /// The type that Python would say it is, if it is no dictionary.
     pub(super) fn type_if_no_dict(&self) -> Option<String> {
-        match self {
-            Root::Named(_) => None,
-            Root::Array => Some("ndarray".to_owned()),
-            Root::Document(document) if entries(document).is_some() => None,
-            Root::Document(document) => Some(type_name(document)),
+        match &self.document {
+            None if self.is_array => Some("ndarray".to_owned()),
+            None => None,
+            Some(document) if entries(document).is_some() => None,
+            Some(document) => Some(type_name(document)),
         }
     }
 
-    /// What the dictionary holds for a key, other than the tensors of a file without a document.
-    pub(super) fn value(&self, key: &str) -> Option<&Value> {
-        match self {
-            Root::Named(metadata) => metadata.get(key),
-            Root::Document(document) => get(document, key),
-            Root::Array => None,
+    /// What the dictionary holds for a key, other than the tensors of a file without a document, whose metadata it is then.
+    fn value(&self, key: &str) -> Option<&Value> {
+        match &self.document {
+            None => self.metadata.get(key),
+            Some(document) => self.resolved(get(document, key)?),
         }
+    }
+
+    /// A value, wherever in the document it is kept.
+    fn resolved<'v>(&'v self, value: &'v Value) -> Option<&'v Value> {
+        let Value::SharedRef(number) = value else { return Some(value) };
+        shared(self.document.as_ref()?, *number)
     }
 
     /// Whether there is such a key: in the dictionary itself, or, with dots, in those within it; or a tensor of that name.
@@ -61,10 +67,7 @@ impl Root {
             return Ok(true);
         }
         // Tensors below a key, as in `encoder` of `encoder.weight`. Of a document the keys are known already.
-        match self {
-            Root::Named(_) => begins_a_name(key, checkpoint),
-            _ => Ok(false),
-        }
+        if self.document.is_some() { Ok(false) } else { begins_a_name(key, checkpoint) }
     }
 
     /// What lies at a key, or at keys with dots between them.
@@ -74,24 +77,31 @@ impl Root {
         }
         // A key may have dots of its own, so every place where it can be split is tried; the shortest head first.
         let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
-        splits.find_map(|(head, rest)| within(self.value(head)?, rest, MAX_PARTS))
+        splits.find_map(|(head, rest)| self.within(self.value(head)?, rest, MAX_PARTS))
+    }
+
+    /// What lies within a value at keys with dots between them.
+    fn within<'v>(&'v self, value: &'v Value, key: &str, parts: u32) -> Option<&'v Value> {
+        if let Some(found) = get(value, key) {
+            return self.resolved(found);
+        }
+        let parts = parts.checked_sub(1)?;
+        let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
+        splits.find_map(|(head, rest)| self.within(self.resolved(get(value, head)?)?, rest, parts))
     }
 
     /// The first keys, for messages, such as `'data', 'ids' and 3 more`.
     pub(super) fn keys(&self, checkpoint: &Checkpoint) -> String {
-        let mut keys: Vec<String> = match self {
-            Root::Document(document) => {
-                entries(document).unwrap_or_default().iter().map(|(key, _)| shown_key(key)).collect()
-            }
-            Root::Named(metadata) => {
+        let mut keys: Vec<String> = match &self.document {
+            Some(document) => entries(document).unwrap_or_default().iter().map(|(key, _)| shown_key(key)).collect(),
+            None => {
                 let tensors = checkpoint.tensors().flatten().map(|tensor| shown(tensor.name()));
-                tensors.take(KEYS_SHOWN).chain(metadata.keys().map(|key| shown(key))).collect()
+                tensors.take(KEYS_SHOWN).chain(self.metadata.keys().map(|key| shown(key))).collect()
             }
-            Root::Array => Vec::new(),
         };
-        let count = match self {
-            Root::Named(metadata) => checkpoint.len().saturating_add(metadata.len()),
-            _ => keys.len(),
+        let count = match &self.document {
+            Some(_) => keys.len(),
+            None => checkpoint.len().saturating_add(self.metadata.len()),
         };
         keys.truncate(KEYS_SHOWN);
         match count.saturating_sub(keys.len()) {
@@ -116,16 +126,6 @@ impl Root {
 
 /// Keys within keys that are looked for at most.
 const MAX_PARTS: u32 = 32;
-
-/// What lies within a value at keys with dots between them.
-fn within<'v>(value: &'v Value, key: &str, parts: u32) -> Option<&'v Value> {
-    if let Some(found) = get(value, key) {
-        return Some(found);
-    }
-    let parts = parts.checked_sub(1)?;
-    let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
-    splits.find_map(|(head, rest)| within(get(value, head)?, rest, parts))
-}
 
 fn get<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
     entries(value)?.iter().rev().find(|(k, _)| k.as_str() == Some(key)).map(|(_, value)| value)

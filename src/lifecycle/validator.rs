@@ -8,6 +8,7 @@ use super::level::Level;
 use super::root::{Root, listed, shown};
 use super::schema::{Misfit, Schema};
 use super::search::{Candidate, Candidates, Claim, spread};
+use super::versions::Versions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::OpenOptions;
 use crate::read::{Checkpoint, Report, VerifyOptions};
@@ -41,6 +42,7 @@ pub struct Validator {
     schema: Option<Arc<Schema>>,
     /// Keys whose lengths must agree.
     rows: Vec<(String, String)>,
+    versions: Option<Arc<Versions>>,
     threads: usize,
 }
 
@@ -87,6 +89,7 @@ impl Validator {
             required_keys: Vec::new(),
             schema: None,
             rows: Vec::new(),
+            versions: None,
             threads: VerifyOptions::default().threads,
         }
     }
@@ -118,6 +121,12 @@ impl Validator {
     /// Asks for as many elements under one key (ids, say) as under another (rows): elements of a list, or rows of a tensor.
     pub fn rows(mut self, ids: impl Into<String>, rows: impl Into<String>) -> Validator {
         self.rows.push((ids.into(), rows.into()));
+        self
+    }
+
+    /// Asks for a version of the content that a program takes: none of a later major version, and none from which no step leads on.
+    pub fn versions(mut self, versions: Arc<Versions>) -> Validator {
+        self.versions = Some(versions);
         self
     }
 
@@ -262,7 +271,7 @@ impl Validator {
         // Which checks metadata and document.
         let root = Root::of(checkpoint).map_err(malformed)?;
         // The original's saves begin with this, and say `complete` when they are done.
-        if root.value("status").and_then(|status| status.as_str()) == Some("in_progress") {
+        if root.label().is_in_progress() {
             let message = "status is in_progress: the program that saved it did not finish";
             return Err(CheckpointError::new(path, CheckpointErrorKind::Corrupted, message).at_level(Level::Complete));
         }
@@ -322,7 +331,10 @@ impl Validator {
             };
             return incompatible(Level::IdsMatchRows, message);
         }
-        Ok(())
+        match &self.versions {
+            Some(versions) => versions.check_label(path, &root.label()).map(drop),
+            None => Ok(()),
+        }
     }
 }
 

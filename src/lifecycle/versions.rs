@@ -261,7 +261,12 @@ impl Versions {
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<Version, CheckpointError> {
         let path = checkpoint.path().unwrap_or(Path::new(""));
         let label = Label::of(checkpoint).map_err(|e| CheckpointError::of(path, e))?;
-        self.way_from(path, &label).map(|(version, _)| version)
+        self.check_label(path, &label)
+    }
+
+    /// The version that a checkpoint says, if it is one that is taken.
+    pub(super) fn check_label(&self, path: &Path, label: &Label) -> Result<Version, CheckpointError> {
+        self.way_from(path, label).map(|(version, _)| version)
     }
 
     /// The version that a checkpoint says, and the way from there to the program's.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dolmen::lifecycle::{
-    Batch, Candidates, CheckpointError, CheckpointErrorKind, FailedLog, Level, Schema, Validated, Validator,
+    Batch, Candidates, CheckpointError, CheckpointErrorKind, FailedLog, Level, Schema, Validated, Validator, Version,
+    Versions,
 };
 use dolmen::{Error, ErrorKind, Result};
 use serde_json::{Value as Json, json};
@@ -33,6 +35,9 @@ pub struct Args {
     /// Two keys that must have as many elements, or rows, as each other
     #[arg(long, value_name = "IDS=DATA", value_parser = parse_rows)]
     rows: Vec<(String, String)>,
+    /// A program and its version: refuse contents of a later major version
+    #[arg(long, value_name = "NAME=VERSION", value_parser = parse_program)]
+    program: Option<(String, String)>,
     /// Accept what holds no dictionary: a whole module, a list, an array
     #[arg(long)]
     any_object: bool,
@@ -51,7 +56,8 @@ const AFTER_HELP: &str = "\
 Directories are searched as `dolmen verify` searches them. Each checkpoint must
 pass these levels, in this order; the first that it does not pass is told:
   exists, readable, not empty, recognised, complete, structurally valid,
-  checksums (not with --quick), is a dict, required keys, schema, ids match rows
+  checksums (not with --quick), is a dict, required keys, schema, ids match rows,
+  version (with --program)
 
 Failures:
   corrupted     missing, damaged or unfinished: make it again, or restore it
@@ -85,7 +91,17 @@ could not be read or none was found; otherwise 0.
 Examples:
   dolmen validate checkpoints/ --quick && ./resume.sh
   dolmen validate features/ --required-keys ids,data --rows ids=data
+  dolmen validate features/ --program virnucpro=1.0
   dolmen validate features/ --schema features.json --json | jq '.failed[].path'";
+
+fn parse_program(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, version)) if !name.is_empty() && version.parse::<Version>().is_ok() => {
+            Ok((name.to_owned(), version.to_owned()))
+        }
+        _ => Err("expected a name and a version with = between, such as virnucpro=1.0".to_owned()),
+    }
+}
 
 fn parse_rows(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
@@ -103,6 +119,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
     }
     if let Some(schema) = &args.schema {
         validator = validator.schema(Schema::open(schema)?);
+    }
+    if let Some((name, version)) = &args.program {
+        validator = validator.versions(Arc::new(Versions::new(name, version)?));
     }
     if let Some(threads) = args.threads {
         validator = validator.threads(threads.into());
