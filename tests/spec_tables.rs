@@ -1,5 +1,5 @@
 //! The tables of `spec/format.md` against the code: rules, dtypes, the fields of each structure as files have them, section kinds,
-//! flags, tags and limits; those of `spec/torch.md`; and `spec/hexdump.md` against the file that it explains.
+//! flags, tags and limits; those of `spec/torch.md` and `spec/lifecycle.md`; and `spec/hexdump.md` against the file that it explains.
 
 mod common;
 
@@ -693,5 +693,121 @@ mod torch {
             .map(|(name, dtype)| [(*name).to_owned(), dtype.name().into_owned()])
             .collect();
         assert_eq!(columns::<2>("numpy"), known);
+    }
+}
+
+/// `spec/lifecycle.md` against what is written and said.
+#[cfg(feature = "lifecycle")]
+mod lifecycle {
+    use super::{spec, table_of};
+    use dolmen::lifecycle::{
+        CheckpointError, CheckpointErrorKind, CheckpointInfo, Level, Pipeline, ResumeOptions, Save, Stage, StageStatus,
+    };
+    use dolmen::{Builder, Checkpoint};
+    use serde_json::Value as Json;
+
+    fn rows(name: &str) -> Vec<Vec<String>> {
+        let text = std::fs::read_to_string(spec().join("lifecycle.md")).unwrap();
+        table_of(&text, name).0
+    }
+
+    fn first_cells(name: &str) -> Vec<String> {
+        rows(name).into_iter().map(|mut row| row.remove(0)).collect()
+    }
+
+    #[test]
+    fn levels_and_kinds_are_those_of_the_text() {
+        let levels = [
+            Level::Exists,
+            Level::Readable,
+            Level::NotEmpty,
+            Level::Recognised,
+            Level::Complete,
+            Level::StructurallyValid,
+            Level::Checksums,
+            Level::IsDict,
+            Level::RequiredKeys,
+            Level::Schema,
+            Level::IdsMatchRows,
+            Level::Version,
+        ];
+        assert!(levels.is_sorted());
+        assert_eq!(first_cells("levels"), levels.map(Level::name));
+        use CheckpointErrorKind::{Corrupted, Incompatible, Unreadable};
+        let kinds = [Corrupted, Incompatible, Unreadable].map(|kind| {
+            let code = CheckpointError::new("x", kind, "").exit_code();
+            (kind.name().to_owned(), code.to_string())
+        });
+        let told: Vec<(String, String)> =
+            rows("kinds").into_iter().map(|row| (row[0].clone(), row[2].clone())).collect();
+        assert_eq!(told, kinds);
+    }
+
+    #[test]
+    fn a_save_says_the_keys_of_the_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.dolmen");
+        Save::new().save(&Builder::new(), &path).unwrap();
+        let metadata = Checkpoint::open(&path).unwrap().metadata().unwrap();
+        let mut told = first_cells("content keys");
+        told.sort();
+        assert_eq!(metadata.keys().cloned().collect::<Vec<_>>(), told);
+        assert_eq!(metadata["version"].as_str(), Some("1.0"));
+        assert_eq!(metadata["status"].as_str(), Some("complete"));
+        let absent = rows("content keys").into_iter().find(|row| row[0] == "version").unwrap();
+        let mut b = Builder::new();
+        b.tensor("t", &[1u8]).unwrap();
+        b.save(&path).unwrap();
+        assert_eq!(absent[2], format!("`{}`", CheckpointInfo::of(&path).version));
+    }
+
+    /// The state of a pipeline of which one stage is complete, one failed and one has not begun.
+    fn state() -> Json {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("in"), "x").unwrap();
+        let pipeline = Pipeline::new(directory.path())
+            .config("length", 500)
+            .stage(Stage::new("A").input("in").checkpoint("a.dolmen").output("a.txt"))
+            .stage(Stage::new("B").input("a.txt"))
+            .stage(Stage::new("C"));
+        let mut run = pipeline.resume(&ResumeOptions::new()).unwrap();
+        let stage = run.begin_next().unwrap().unwrap();
+        Save::new().save(&Builder::new(), stage.path("a.dolmen")).unwrap();
+        std::fs::write(stage.path("a.txt"), "y").unwrap();
+        run.complete(stage).unwrap();
+        let stage = run.begin_next().unwrap().unwrap();
+        run.fail(stage, &"no reason").unwrap();
+        drop(run);
+        serde_json::from_slice(&std::fs::read(directory.path().join("pipeline_state.json")).unwrap()).unwrap()
+    }
+
+    fn keys(json: &Json) -> Vec<String> {
+        json.as_object().unwrap().keys().cloned().collect()
+    }
+
+    fn sorted(mut names: Vec<String>) -> Vec<String> {
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn a_state_file_has_the_keys_of_the_text() {
+        let state = state();
+        let config = keys(&state["pipeline_config"]).into_iter().map(|key| format!("pipeline_config.{key}"));
+        let found = keys(&state).into_iter().filter(|key| key != "pipeline_config").chain(config);
+        assert_eq!(sorted(found.collect()), sorted(first_cells("state")));
+        let stages = ["A", "B", "C"].map(|name| &state["stages"][name]);
+        let found = stages.iter().flat_map(|stage| keys(stage));
+        assert_eq!(sorted(found.collect()), sorted(first_cells("stage")));
+        let fingerprints = &stages[0]["fingerprints"];
+        assert_eq!(keys(fingerprints), ["inputs", "outputs"]);
+        let outputs = fingerprints["outputs"].as_object().unwrap();
+        let found = outputs.values().flat_map(keys);
+        assert_eq!(sorted(found.collect()), sorted(first_cells("fingerprint")));
+        let of: Vec<&Json> = outputs.values().map(|file| &file["crc32_of"]).collect();
+        assert_eq!(of, ["header", "content"]);
+        let statuses = [StageStatus::NotStarted, StageStatus::InProgress, StageStatus::Completed, StageStatus::Failed];
+        assert_eq!(first_cells("statuses"), statuses.map(StageStatus::name));
     }
 }
