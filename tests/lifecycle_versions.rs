@@ -779,6 +779,28 @@ fn an_upgrade_that_fails_anywhere_leaves_the_original() {
     assert_eq!(std::fs::read(&path).unwrap(), old);
 }
 
+#[test]
+fn a_new_file_that_is_not_what_was_written_does_not_replace_the_original() {
+    let room = room();
+    let path = room.path().join("m.dolmen");
+    versioned("1.0").save(&path).unwrap();
+    let old = std::fs::read(&path).unwrap();
+    let new_len = {
+        let output = room.path().join("new.dolmen");
+        to_2().upgrade_with(&path, &UpgradeOptions::new().output(&output)).unwrap();
+        std::fs::metadata(&output).unwrap().len()
+    };
+    for at in 0..new_len {
+        let memory = Memory::new().behave(|b| b.damages = Some(at));
+        memory.put("m.dolmen", 0o640, &old);
+        let save = SaveOptions::new().file_system(Arc::new(memory.clone()));
+        let e = to_2().upgrade_with(&path, &UpgradeOptions::new().output("d/m.dolmen").save(save)).unwrap_err();
+        assert!(matches!(e, UpgradeError::Save(_)) && e.to_string().contains("not what was written"), "{at}: {e}");
+        assert_eq!(memory.content("m.dolmen").unwrap(), old);
+        assert_eq!(memory.names(), ["m.dolmen"]);
+    }
+}
+
 // Steps that are declared.
 
 #[test]

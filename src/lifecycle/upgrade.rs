@@ -207,9 +207,10 @@ impl Versions {
     fn validator_of(&self, backup: Option<Backup>) -> CommitValidator {
         let current = self.current().clone();
         Arc::new(move |file: &dyn ReadAt| {
-            let written = OpenOptions::new().open_structure(file)?;
-            written.verify_in(file, &VerifyOptions::default())?.into_result()?;
-            let found = Label::of(&written)?.version()?;
+            let found = verified_version(file).map_err(|e| {
+                // It is not the original that is damaged.
+                Error::new(ErrorKind::Io, format!("the new file is not what was written: {}", e.reason()))
+            })?;
             if found != current {
                 let message = format!("the new file says version {found}, and should say {current}");
                 return Err(Error::invalid(message));
@@ -217,6 +218,13 @@ impl Versions {
             backup.as_ref().map_or(Ok(()), Backup::keep)
         })
     }
+}
+
+/// The version of a file of which every byte was verified.
+fn verified_version(file: &dyn ReadAt) -> Result<Version> {
+    let written = OpenOptions::new().open_structure(file)?;
+    written.verify_in(file, &VerifyOptions::default())?.into_result()?;
+    Label::of(&written)?.version()
 }
 
 /// Writes the new file; gives what there is to note about it.

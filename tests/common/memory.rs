@@ -72,6 +72,8 @@ pub struct Behaviour {
     pub sweeper_locks: usize,
     /// So many new files are removed by a sweeper before their creator can lock them.
     pub sweeper_removes: usize,
+    /// Changes a bit of what is written at this place of any file.
+    pub damages: Option<u64>,
     /// Collects what a crash after each call could leave under this name.
     pub watched: Option<OsString>,
 }
@@ -279,6 +281,7 @@ impl Memory {
                 ignores_directory_sync: false,
                 sweeper_locks: 0,
                 sweeper_removes: 0,
+                damages: None,
                 watched: None,
             },
         })))
@@ -513,7 +516,11 @@ impl OutputFile for MemoryFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.memory.call(Call::Write(self.inode), |s| {
             let taken = bytes.len().min(s.behaviour.longest_write);
-            s.inodes[self.inode].change(Change::Write(offset as usize, bytes[..taken].to_vec()));
+            let mut bytes = bytes[..taken].to_vec();
+            if let Some(byte) = s.behaviour.damages.and_then(|at| bytes.get_mut(at.checked_sub(offset)? as usize)) {
+                *byte ^= 1;
+            }
+            s.inodes[self.inode].change(Change::Write(offset as usize, bytes));
             Ok(taken)
         })
     }
