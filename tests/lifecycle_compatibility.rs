@@ -66,7 +66,7 @@ fn has_data(checkpoint: &Checkpoint) {
 }
 
 #[test]
-fn atomic_save_adds_version() {
+fn test_atomic_save_adds_version() {
     let room = room();
     let path = room.path().join("versioned.dolmen");
     let mut b = Builder::new();
@@ -76,7 +76,7 @@ fn atomic_save_adds_version() {
 }
 
 #[test]
-fn atomic_save_preserves_existing_version() {
+fn test_atomic_save_preserves_existing_version() {
     let room = room();
     let path = room.path().join("custom_version.dolmen");
     let mut b = Builder::new();
@@ -90,12 +90,12 @@ fn atomic_save_preserves_existing_version() {
 }
 
 #[test]
-fn version_constant_correct() {
+fn test_version_constant_correct() {
     assert_eq!(CHECKPOINT_VERSION, "1.0");
 }
 
 #[test]
-fn atomic_save_adds_status() {
+fn test_atomic_save_adds_status() {
     let room = room();
     let path = room.path().join("with_status.dolmen");
     Save::new().validate(false).save(&dictionary(&[]), &path).unwrap();
@@ -103,7 +103,7 @@ fn atomic_save_adds_status() {
 }
 
 #[test]
-fn load_pre_optimization_checkpoint() {
+fn test_load_pre_optimization_checkpoint() {
     let room = room();
     for path in both(&room, "pre_optimization", &[("nucleotide", "seq1")]) {
         let loaded = with_compatibility().load(&path).unwrap();
@@ -117,7 +117,7 @@ fn load_pre_optimization_checkpoint() {
 }
 
 #[test]
-fn load_current_version_checkpoint() {
+fn test_load_current_version_checkpoint() {
     let room = room();
     for path in both(&room, "current_version", &[("version", "1.0"), ("status", "complete")]) {
         let loaded = with_compatibility().load(&path).unwrap();
@@ -128,7 +128,7 @@ fn load_current_version_checkpoint() {
 }
 
 #[test]
-fn reject_future_version() {
+fn test_reject_future_version() {
     let room = room();
     for path in both(&room, "future_version", &[("version", "2.0")]) {
         let e = with_compatibility().load(&path).unwrap_err();
@@ -139,7 +139,7 @@ fn reject_future_version() {
 }
 
 #[test]
-fn reject_high_future_version() {
+fn test_reject_high_future_version() {
     let room = room();
     for path in both(&room, "v5", &[("version", "5.0")]) {
         let e = with_compatibility().load(&path).unwrap_err();
@@ -148,7 +148,7 @@ fn reject_high_future_version() {
 }
 
 #[test]
-fn skip_validation_flag() {
+fn test_skip_validation_flag() {
     let room = room();
     for path in both(&room, "no_validate", &[("version", "1.0")]) {
         let versions = virnucpro().validator(Validator::new().required_keys(["absent"]));
@@ -158,7 +158,7 @@ fn skip_validation_flag() {
 }
 
 #[test]
-fn validation_catches_corruption_when_not_skipped() {
+fn test_validation_catches_corruption_when_not_skipped() {
     let room = room();
     for name in ["empty.pt", "empty.dolmen"] {
         let path = room.path().join(name);
@@ -176,7 +176,7 @@ fn validation_catches_corruption_when_not_skipped() {
 }
 
 #[test]
-fn validation_with_required_keys() {
+fn test_validation_with_required_keys() {
     let room = room();
     let path = room.path().join("missing_key.pt");
     let mut b = Builder::new();
@@ -189,7 +189,7 @@ fn validation_with_required_keys() {
 }
 
 #[test]
-fn get_checkpoint_info_valid() {
+fn test_get_checkpoint_info_valid() {
     let room = room();
     for (path, format) in
         both(&room, "info_test", &[("version", "1.0"), ("status", "complete")]).iter().zip(["dolmen", "torch"])
@@ -204,7 +204,7 @@ fn get_checkpoint_info_valid() {
 }
 
 #[test]
-fn get_checkpoint_info_pre_optimization() {
+fn test_get_checkpoint_info_pre_optimization() {
     let room = room();
     for path in both(&room, "old_checkpoint", &[]) {
         let info = CheckpointInfo::of(&path);
@@ -214,7 +214,7 @@ fn get_checkpoint_info_pre_optimization() {
 }
 
 #[test]
-fn get_checkpoint_info_corrupted() {
+fn test_get_checkpoint_info_corrupted() {
     let room = room();
     let path = room.path().join("corrupted.pt");
     std::fs::write(&path, b"").unwrap();
@@ -229,7 +229,7 @@ fn get_checkpoint_info_corrupted() {
 }
 
 #[test]
-fn atomic_save_without_validation() {
+fn test_atomic_save_without_validation() {
     let room = room();
     let path = room.path().join("no_validate.dolmen");
     let save = Save::new().validator(Validator::new().required_keys(["absent"]));
@@ -240,7 +240,7 @@ fn atomic_save_without_validation() {
 }
 
 #[test]
-fn atomic_save_with_validation() {
+fn test_atomic_save_with_validation() {
     let room = room();
     let path = room.path().join("validated.dolmen");
     Save::new().validator(Validator::new().required_keys(["data"])).save(&dictionary(&[]), &path).unwrap();
@@ -248,7 +248,7 @@ fn atomic_save_with_validation() {
 }
 
 #[test]
-fn atomic_save_cleanup_on_failure() {
+fn test_atomic_save_cleanup_on_failure() {
     let room = room();
     let path = room.path().join("will_fail.dolmen");
     // What cannot be written, and what does not pass.
@@ -260,7 +260,7 @@ fn atomic_save_cleanup_on_failure() {
 }
 
 #[test]
-fn save_and_load_roundtrip() {
+fn test_save_and_load_roundtrip() {
     let room = room();
     let path = room.path().join("roundtrip.dolmen");
     let mut b = Builder::new();
@@ -274,7 +274,7 @@ fn save_and_load_roundtrip() {
 }
 
 #[test]
-fn upgrade_path_simulation() {
+fn test_upgrade_path_simulation() {
     let room = room();
     for old in both(&room, "v0_checkpoint", &[]) {
         let loaded = with_compatibility().load(&old).unwrap();
