@@ -18,7 +18,7 @@ mod bigint;
 mod decode;
 mod encode;
 mod float;
-#[cfg(any(feature = "cli", feature = "safetensors"))]
+#[cfg(any(feature = "cli", feature = "lifecycle", feature = "safetensors"))]
 mod json;
 mod tag;
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod error;
 mod fingerprint;
 mod lock;
 mod options;
+mod resume;
 mod run;
 mod stage;
 mod state;
