@@ -42,13 +42,15 @@
 //! - [`Builder`] gathers tensors and saves them; [`Writer`] writes them as they are produced, in bounded memory.
 //! - [`Value`] is what metadata and the document (the nested object that tensors were part of) are made of.
 //! - [`commit`] makes a file appear whole or not at all; [`SaveOptions`] says how.
+//! - [`lifecycle`] is the life of a checkpoint: validated before it is trusted, upgraded when its version changes, remembered if it failed; and
+//!   pipelines that resume.
 //! - [`foreign`] holds the guests: PyTorch's checkpoints and safetensors are read in place by the same `Checkpoint`, NumPy's archives are
 //!   converted.
 //! - [`Error`] names file, tensor, offset and rule, and says what to do.
 //!
 //! # Features
 //!
-//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, and `cli` (the command) are on by default.
+//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, `lifecycle`, and `cli` (the command) are on by default.
 //! None of them changes a byte of what is written. Without default features the crate reads and writes bytes in memory, on
 //! `wasm32-unknown-unknown` too.
 //!
