@@ -8,6 +8,7 @@ mod level;
 mod root;
 mod schema;
 mod search;
+mod shards;
 mod validator;
 
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
@@ -15,4 +16,5 @@ pub use failed::{FailedCheckpoint, FailedEntries, FailedLog, FailedSummary, summ
 pub use level::Level;
 pub use schema::Schema;
 pub use search::{Candidate, Candidates, Claim, spread};
+pub use shards::{BadBatch, Shard, ShardBatch, ShardState, ShardedBatches};
 pub use validator::{Batch, Validated, Validator};
