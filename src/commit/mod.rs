@@ -140,6 +140,11 @@ impl SaveOptions {
         self.file_system = file_system;
         self
     }
+
+    /// Where it saves.
+    pub fn saves_in(&self) -> &Arc<dyn FileSystem> {
+        &self.file_system
+    }
 }
 
 impl std::fmt::Debug for SaveOptions {

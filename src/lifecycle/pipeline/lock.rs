@@ -1,0 +1,110 @@
+//! The lock of a pipeline's directory: one process runs there at a time.
+//!
+//! It is advisory, never waits, and belongs to an open file: when the process ends, however it ends, the kernel gives it back. The file
+//! stays, for removing it could remove the lock that somebody else has just taken.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use super::PipelineError;
+use crate::commit::file_system::{Directory, OutputFile};
+use crate::error::Error;
+
+/// The name of the lock file.
+pub(super) const LOCK_FILE: &str = "pipeline.lock";
+
+/// The longest note of a holder that is read, in bytes.
+const NOTE_MAX: usize = 1024;
+
+/// Who runs a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockHolder {
+    /// The process.
+    pub pid: u32,
+    /// The machine it runs on.
+    pub host: String,
+    /// Since when: UTC, ISO 8601.
+    pub since: String,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} on {}, since {}", self.pid, self.host, self.since)
+    }
+}
+
+/// A lock that is held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: Box<dyn OutputFile>,
+    /// Whether the file system has locks at all.
+    pub(super) holds: bool,
+}
+
+impl Lock {
+    /// Takes the lock of a directory.
+    pub(super) fn take(directory: &dyn Directory, path: &Path, now: &str) -> Result<Lock, PipelineError> {
+        let doing = |e| Error::io("cannot lock the pipeline's directory", e).with_path(path);
+        let file = uninterrupted(|| directory.open_or_create(OsStr::new(LOCK_FILE), 0o666)).map_err(doing)?;
+        let holds = match uninterrupted(|| file.try_lock()) {
+            Ok(true) => true,
+            Ok(false) => return Err(PipelineError::Locked { path: path.to_path_buf(), holder: read_note(&*file) }),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => false,
+            Err(e) => return Err(doing(e).into()),
+        };
+        // For messages alone: if it cannot be written, nobody is named.
+        let _ = write_note(&*file, now);
+        Ok(Lock { _file: file, holds })
+    }
+}
+
+fn write_note(file: &dyn OutputFile, now: &str) -> io::Result<()> {
+    let note = json!({"pid": std::process::id(), "host": host(), "since": now}).to_string();
+    file.set_len(0)?;
+    file.write_at(format!("{note}\n").as_bytes(), 0)?;
+    Ok(())
+}
+
+/// What the holder says of itself; nothing if it has not come to that yet, or if it is something else.
+fn read_note(file: &dyn OutputFile) -> Option<LockHolder> {
+    let mut bytes = vec![0; NOTE_MAX];
+    let read = uninterrupted(|| file.read_at(&mut bytes, 0)).ok()?;
+    let note: Json = serde_json::from_slice(bytes.get(..read)?).ok()?;
+    let plain = |key: &str| {
+        let text = note.get(key)?.as_str()?;
+        let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
+        is_plain.then(|| text.to_owned())
+    };
+    Some(LockHolder { pid: note.get("pid")?.as_u64()?.try_into().ok()?, host: plain("host")?, since: plain("since")? })
+}
+
+/// The machine's name, in characters that are safe to show.
+#[cfg(unix)]
+fn host() -> String {
+    plain_host(&rustix::system::uname().nodename().to_string_lossy())
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    plain_host(&std::env::var("COMPUTERNAME").unwrap_or_default())
+}
+
+fn plain_host(name: &str) -> String {
+    let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(64).collect();
+    if plain.is_empty() { "unknown".to_owned() } else { plain }
+}
+
+/// Repeats a call for as long as a signal interrupts it.
+pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
