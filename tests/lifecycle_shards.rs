@@ -167,6 +167,17 @@ fn incompatible_batch_is_redone_too() {
 }
 
 #[test]
+fn batches_that_the_caller_does_not_want_are_redone() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard_of(directory.path(), 4);
+    let mut state = shard.resume(&Validator::new()).unwrap();
+    let before = seen(shard.directory());
+    state.retain(|batch| batch.number != 2);
+    assert_eq!(state.to_do(4).collect::<Vec<_>>(), [2]);
+    assert!(seen(shard.directory()) == before);
+}
+
+#[test]
 fn batches_of_the_original_count_if_their_marker_says_that_they_were_finished() {
     let directory = tempfile::tempdir().unwrap();
     let shard = shard_of(directory.path(), 1);
@@ -284,7 +295,8 @@ fn second_process_on_a_shard_is_told_and_the_lock_dies_with_the_first() {
 
     let batches = ShardedBatches::new(directory.path());
     let e = batches.shard(0).unwrap_err();
-    assert!(e.to_string().contains("another process is working on this shard"), "{e}");
+    assert!(e.to_string().contains("another worker has this shard: process "), "{e}");
+    assert!(e.to_string().contains(&format!("process {} on ", child.id())), "{e}");
     assert_eq!(e.path(), Some(directory.path().join("shard_0/shard.lock").as_path()));
     assert!(e.advice().is_some());
     assert_eq!(batches.look(0, &Validator::new()).unwrap().complete.len(), 1, "looking needs no lock");

@@ -11,7 +11,7 @@
 mod config;
 mod error;
 mod fingerprint;
-mod lock;
+pub(in crate::lifecycle) mod lock;
 mod options;
 mod run;
 mod stage;

@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 
 use super::error::{CheckpointError, CheckpointErrorKind};
 use super::level::Level;
+use super::pipeline::lock::Lock;
 use super::validator::Validator;
-use crate::commit::file_system::{Directory, FileSystem, OutputFile};
+use crate::commit::file_system::FileSystem;
 use crate::commit::{RealFileSystem, SaveOptions, create_directories, sweep};
 use crate::error::{Error, Result};
 use crate::write::{Builder, FileOptions, Writer};
@@ -118,7 +119,7 @@ pub struct Shard {
     rank: u32,
     directory: PathBuf,
     save: SaveOptions,
-    _lock: Option<Box<dyn OutputFile>>,
+    _lock: Lock,
 }
 
 impl Shard {
@@ -173,20 +174,19 @@ impl Shard {
     }
 }
 
-/// Takes a shard's lock; `None` where there are none.
-fn lock(directory: &Path) -> Result<Option<Box<dyn OutputFile>>> {
+fn lock(directory: &Path) -> Result<Lock> {
     let path = directory.join(LOCK_FILE);
-    let cannot = |e| Error::io("cannot lock the shard", e).with_path(&path);
-    let open: Box<dyn Directory> = RealFileSystem.open_directory(directory).map_err(cannot)?;
-    let file = open.open_or_create(LOCK_FILE.as_ref(), 0o666).map_err(cannot)?;
-    match file.try_lock() {
-        Ok(true) => Ok(Some(file)),
-        Ok(false) => Err(Error::invalid("another process is working on this shard")
-            .with_path(&path)
-            .with_advice("let it finish or end it; the lock ends with it")),
-        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(None),
-        Err(e) => Err(cannot(e)),
-    }
+    let now = format!("{:.6}", jiff::Timestamp::now());
+    RealFileSystem
+        .open_directory(directory)
+        .and_then(|open| Lock::take_file(&*open, LOCK_FILE.as_ref(), &now))
+        .map_err(|e| Error::io("cannot lock the shard", e).with_path(&path))?
+        .map_err(|holder| {
+            let holder = holder.map(|holder| format!(": {holder}")).unwrap_or_default();
+            Error::invalid(format!("another worker has this shard{holder}"))
+                .with_path(&path)
+                .with_advice("let it finish or end it; the lock ends with it")
+        })
 }
 
 /// The names in a directory; none if there is no such directory.

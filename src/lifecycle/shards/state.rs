@@ -85,6 +85,12 @@ impl ShardState {
         })
     }
 
+    /// Counts only the batches that a caller wants to keep: those that pass, and are not of the input of today, say. The others are left
+    /// where they are, and are to be done again.
+    pub fn retain(&mut self, is_wanted: impl FnMut(&ShardBatch) -> bool) {
+        self.complete.retain(is_wanted);
+    }
+
     /// Whether all numbers below `total` are complete.
     pub fn is_complete(&self, total: u64) -> bool {
         self.to_do(total).next().is_none()
