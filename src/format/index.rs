@@ -403,6 +403,12 @@ impl<'a> Index<'a> {
         Ok(None)
     }
 
+    /// As [`find`](Self::find), with a guess that is tried first: who looks up many names often has them in order.
+    pub(crate) fn find_at(&self, guess: usize, name: &str) -> Result<Option<usize>> {
+        let guessed = self.tensors.get(guess).and_then(|raw| self.name_bytes(raw));
+        if guessed == Some(name.as_bytes()) { Ok(Some(guess)) } else { self.find(name) }
+    }
+
     /// The tensor of that number, all rules that speak of it alone checked (step 8 of reading); its storage too.
     pub(crate) fn tensor(&self, number: usize) -> Result<TensorEntry<'a>> {
         let Some(raw) = self.tensors.get(number) else {

@@ -6,8 +6,10 @@ use crate::error::{Result, quoted};
 use crate::format::value::{DictKind, Value};
 use crate::read::Checkpoint;
 
-/// The names of some keys, for messages.
+/// How many keys a message lists.
 const KEYS_SHOWN: usize = 8;
+/// How many names of tensors a message lists.
+const NAMES_SHOWN: usize = 5;
 
 /// The outermost object of a checkpoint, decoded once.
 #[derive(Debug)]
@@ -21,14 +23,16 @@ pub(super) enum Root {
 }
 
 impl Root {
-    /// **Cost**: decodes the document, or the metadata.
+    /// **Cost**: decodes the document and the metadata.
+    ///
+    /// # Errors
+    /// What is wrong with either.
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Root> {
-        if checkpoint.format() == "npy" {
-            return Ok(Root::Array);
-        }
+        let metadata = checkpoint.metadata()?;
         match checkpoint.document()? {
             Some(document) => Ok(Root::Document(Box::new(document))),
-            None => checkpoint.metadata().map(Root::Named),
+            None if checkpoint.format() == "npy" => Ok(Root::Array),
+            None => Ok(Root::Named(metadata)),
         }
     }
 
@@ -158,6 +162,15 @@ pub(super) fn shown(key: &str) -> String {
     match quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
         Some(text) if !text.contains('\'') && !text.contains("\\\"") => format!("'{text}'"),
         _ => quoted,
+    }
+}
+
+/// The first of some names, and how many more there are.
+pub(super) fn listed(names: &[&str]) -> String {
+    let first: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| shown(name)).collect();
+    match names.len().saturating_sub(first.len()) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
-use super::root::{Root, shown};
+use super::root::{Root, listed, shown};
 use crate::error::{Error, Result, quoted};
 use crate::format::dtype::DType;
 use crate::read::{Checkpoint, TensorView};
@@ -14,8 +14,6 @@ use crate::read::{Checkpoint, TensorView};
 const MAX_FILE_LEN: u64 = 16 << 20;
 /// How long a pattern, or the name of a dim, may be.
 const MAX_TEXT_LEN: usize = 4096;
-/// How many names a message lists.
-const SHOWN: usize = 5;
 
 /// What tensors should look like, by patterns of their names; and which dims and lengths should be the same.
 ///
@@ -448,15 +446,6 @@ fn name_of_dim(word: &str) -> Result<&str> {
         return Ok(word);
     }
     Err(wrong(format!("{} is no number, \"*\", \"...\" or word of letters, digits and _", quoted(word))))
-}
-
-/// The first of some names, and how many more there are.
-fn listed(names: &[&str]) -> String {
-    let first: Vec<String> = names.iter().take(SHOWN).map(|name| shown(name)).collect();
-    match names.len().saturating_sub(first.len()) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
 }
 
 fn wrong(message: impl Into<String>) -> Error {

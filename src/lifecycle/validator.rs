@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{CheckpointError, CheckpointErrorKind};
 use super::level::Level;
-use super::root::{Root, shown};
+use super::root::{Root, listed, shown};
 use super::schema::{Misfit, Schema};
 use super::search::{Candidate, Candidates, Claim, spread};
 use crate::error::{Error, ErrorKind, Result};
@@ -176,8 +176,7 @@ impl Validator {
             byte_len: std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
             claim: Claim::Given,
         };
-        let mut candidates = Candidates::default();
-        candidates.files = paths.iter().map(candidate).collect();
+        let candidates = Candidates { files: paths.iter().map(candidate).collect(), failed: Vec::new() };
         self.validate_candidates(candidates, &|_| {})
     }
 
@@ -259,7 +258,8 @@ impl Validator {
         verify: impl FnOnce(&VerifyOptions<'_>) -> Result<Report>,
     ) -> Result<Validated, CheckpointError> {
         let malformed = |e: Error| failed_at(path, e).at_level(Level::StructurallyValid);
-        checkpoint.check_index().map_err(malformed)?;
+        checkpoint.check_records().map_err(malformed)?;
+        // Which checks metadata and document.
         let root = Root::of(checkpoint).map_err(malformed)?;
         // The original's saves begin with this, and say `complete` when they are done.
         if root.value("status").and_then(|status| status.as_str()) == Some("in_progress") {
@@ -268,9 +268,7 @@ impl Validator {
         }
         let mut unchecked = 0;
         if !self.quick {
-            let mut options = VerifyOptions::default();
-            options.threads = threads;
-            options.progress = Some(progress);
+            let options = VerifyOptions { threads, progress: Some(progress), ..VerifyOptions::default() };
             let report = verify(&options).map_err(|e| failed_at(path, e))?;
             unchecked = report.unchecked_storages.max(report.unchecked_parts);
             check_report(path, report)?;
@@ -357,14 +355,23 @@ fn failed_at(path: &Path, e: Error) -> CheckpointError {
     CheckpointError::of(path, e).at_level(level)
 }
 
-/// The first thing that strict verification found, and how many more there are.
+/// The first thing that strict verification found, which tensors are damaged, and how many more problems there are.
 fn check_report(path: &Path, report: Report) -> Result<(), CheckpointError> {
     let more = report.problem_count.saturating_sub(1);
+    let damaged: Vec<&str> = report.damaged.iter().map(|tensor| tensor.name.as_str()).collect();
+    let damaged = match damaged.len() {
+        0 => String::new(),
+        1 => format!("tensor {} is damaged: ", listed(&damaged)),
+        _ => format!("tensors {} are damaged: ", listed(&damaged)),
+    };
     let Err(e) = report.into_result() else { return Ok(()) };
     let level = if e.kind() == ErrorKind::Corrupt { Level::Checksums } else { Level::StructurallyValid };
     let mut e = CheckpointError::of(path, e).at_level(level);
-    if more > 0 {
-        e.message = format!("{}; and {more} more problem{}", e.message, if more == 1 { "" } else { "s" });
-    }
+    let more = match more {
+        0 => String::new(),
+        1 => "; and 1 more problem".to_owned(),
+        more => format!("; and {more} more problems"),
+    };
+    e.message = format!("{damaged}{}{more}", e.message);
     Err(e)
 }

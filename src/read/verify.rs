@@ -411,10 +411,12 @@ pub(crate) fn at_section(e: Error, section_offset: u64) -> Error {
 
 /// Checks that the document refers to tensors of the index alone (VAL-4).
 pub(crate) fn check_references(index: &Index<'_>, document: &value::Value) -> Result<()> {
+    let mut guess = 0;
     for name in document.tensor_names() {
-        if index.find(name)?.is_none() {
+        let Some(found) = index.find_at(guess, name)? else {
             return Err(VAL_4.broken("the document refers to this tensor, which does not exist").with_tensor(name));
-        }
+        };
+        guess = found.saturating_add(1);
     }
     Ok(())
 }

@@ -11,8 +11,10 @@ mod human;
 mod inspect;
 mod number;
 mod progress;
+mod status;
 mod style;
 mod table;
+mod validate;
 mod values;
 mod verify;
 
@@ -49,12 +51,16 @@ enum Command {
     Inspect(inspect::Args),
     /// Check every byte of checkpoints, and name what is damaged
     Verify(verify::Args),
+    /// Say which checkpoints are good, and what is wrong with the others
+    Validate(validate::Args),
     /// Write one tensor to a .npy or raw file
     Extract(extract::Args),
     /// Compare two checkpoints, tensor by tensor
     Diff(diff::Args),
     /// Convert between formats
     Convert(convert::Args),
+    /// Show how far a pipeline has come, from its state file alone
+    Status(status::Args),
 }
 
 /// How it went; a later one outweighs an earlier one.
@@ -104,9 +110,11 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Validate(args) => validate::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Status(args) => status::run(&args),
     };
     let outcome = done.unwrap_or_else(|e| {
         if style::is_broken_pipe(&e) {

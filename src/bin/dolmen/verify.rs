@@ -1,13 +1,11 @@
 //! `dolmen verify`: every byte of files and directories of checkpoints, and what is damaged named.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use dolmen::format::diagnosis::{self, DIAGNOSIS_LEN};
+use dolmen::lifecycle::{Candidate, Candidates, Claim, spread};
 use dolmen::{Checkpoint, Error, ErrorKind, Report, Result, VerifyOptions};
 use serde_json::{Value as Json, json};
 
@@ -75,21 +73,24 @@ const SHOWN: usize = 20;
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let found = search(&args.paths);
+    let found = Candidates::search(&args.paths);
     let results = verify_all(&found.files, args);
-    let passed = found.files.iter().zip(&results).filter(|(file, checked)| file.perhaps && checked.is_none());
+    let passed =
+        found.files.iter().zip(&results).filter(|(file, checked)| file.claim == Claim::Perhaps && checked.is_none());
     let mut passed: Vec<&Path> = passed.map(|(file, _)| file.path.as_path()).collect();
     passed.sort();
     for path in passed {
         let note = style::paint(style::WARN, "note:");
         say(&format!("{note} {} is skipped: it is none of the checkpoints that are known here", human::path(path)));
     }
-    let mut results: Vec<Checked> = results.into_iter().flatten().chain(found.failed).collect();
+    let failed = found.failed.iter().map(|e| Checked::failed(e.path().unwrap_or(Path::new("")), e));
+    let mut results: Vec<Checked> = results.into_iter().flatten().chain(failed).collect();
     results.sort_by(|a, b| a.path.cmp(&b.path));
     let none = results.is_empty();
     let outcome = results.iter().map(|checked| checked.verdict.outcome()).max().unwrap_or(Outcome::CouldNot);
     // Others that were searched for and are no checkpoints.
-    let others = found.unsure - results.iter().filter(|checked| checked.unsure).count() as u64;
+    let unsure = found.files.iter().filter(|file| is_unsure(file)).count() as u64;
+    let others = unsure - results.iter().filter(|checked| checked.unsure).count() as u64;
     let written = if args.json { print_json(&results, args) } else { print_text(&results, others, args) };
     match written {
         // The verdict stands, whether or not somebody reads all of it.
@@ -106,134 +107,25 @@ pub fn run(args: &Args) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// A file to verify.
-struct File {
-    path: PathBuf,
-    byte_len: u64,
-    /// Found in a directory under a name that does not say what it is.
-    unsure: bool,
-    /// Its name is one that checkpoints can have, as other files do.
-    perhaps: bool,
-}
-
-#[derive(Default)]
-struct Found {
-    files: Vec<File>,
-    /// What could not be looked at.
-    failed: Vec<Checked>,
-    unsure: u64,
-}
-
-/// The files that were given, and those in the directories that were given.
-fn search(paths: &[PathBuf]) -> Found {
-    let mut found = Found::default();
-    let mut seen = BTreeSet::new();
-    let mut add = |found: &mut Found, file: File| {
-        if seen.insert(file.path.clone()) {
-            found.unsure += u64::from(file.unsure);
-            found.files.push(file);
-        }
-    };
-    let mut pending = Vec::new();
-    for path in paths {
-        match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => pending.push(path.clone()),
-            Ok(metadata) => {
-                add(&mut found, File { path: path.clone(), byte_len: metadata.len(), unsure: false, perhaps: false });
-            }
-            Err(e) => found.failed.push(Checked::failed(path, &Error::io("cannot open", e))),
-        }
-    }
-    while let Some(directory) = pending.pop() {
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(e) => {
-                found.failed.push(Checked::failed(&directory, &Error::io("cannot read the directory", e)));
-                continue;
-            }
-        };
-        for entry in entries {
-            let looked = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)));
-            let (path, kind) = match looked {
-                Ok(looked) => looked,
-                Err(e) => {
-                    found.failed.push(Checked::failed(&directory, &Error::io("cannot read the directory", e)));
-                    continue;
-                }
-            };
-            if kind.is_dir() {
-                pending.push(path);
-                continue;
-            }
-            // A link can lead to a file; one that leads nowhere is reported if its name says that it should.
-            let named = has_extension(&path, &["dolmen", "pt", "pth", "ckpt", "safetensors"]);
-            let perhaps = has_extension(&path, &["bin", "pt2"]);
-            match std::fs::metadata(&path) {
-                Ok(metadata) if metadata.is_file() => {
-                    add(&mut found, File { byte_len: metadata.len(), unsure: !named, perhaps, path });
-                }
-                Err(e) if named => found.failed.push(Checked::failed(&path, &Error::io("cannot open", e))),
-                _ => {}
-            }
-        }
-    }
-    found
-}
-
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    let extension = path.extension().map(OsStr::to_ascii_lowercase);
-    extension.is_some_and(|extension| extensions.iter().any(|known| extension == *known))
-}
-
-/// Whether a file only stands where another should be.
-fn is_placeholder(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(DIAGNOSIS_LEN as u64).read_to_end(&mut start));
-    read.is_ok() && diagnosis::is_placeholder(&start)
-}
-
 /// Verifies small files side by side, each on one thread; then large ones one by one, each on all threads.
-fn verify_all(files: &[File], args: &Args) -> Vec<Option<Checked>> {
-    const LARGE: u64 = 64 << 20;
+fn verify_all(files: &[Candidate], args: &Args) -> Vec<Option<Checked>> {
     let threads = args.threads.map_or_else(|| VerifyOptions::default().threads, usize::from);
-    let progress = Progress::of_bytes(files.iter().map(|file| file.byte_len).sum());
+    let byte_lens: Vec<u64> = files.iter().map(|file| file.byte_len).collect();
+    let progress = Progress::of_bytes(byte_lens.iter().sum());
     let results: Vec<Mutex<Option<Checked>>> = files.iter().map(|_| Mutex::default()).collect();
-    let verify = |i: usize, threads: usize| {
+    spread(&byte_lens, threads, |i, threads| {
         let checked = verify_file(&files[i], threads, args.quick, &progress);
         *results[i].lock().unwrap_or_else(PoisonError::into_inner) = checked;
-    };
-    let (large, small): (Vec<usize>, Vec<usize>) = (0..files.len()).partition(|&i| files[i].byte_len >= LARGE);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(&i) = small.get(next.fetch_add(1, Ordering::Relaxed)) {
-            verify(i, 1);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(small.len()) {
-            // Without another thread, this one does it all.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
     });
-    for i in large {
-        verify(i, threads);
-    }
     results.into_iter().map(|checked| checked.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
 /// Verifies a file; nothing if it is one that nobody claims to be a checkpoint, and is none.
-fn verify_file(file: &File, threads: usize, quick: bool, progress: &Progress) -> Option<Checked> {
+fn verify_file(file: &Candidate, threads: usize, quick: bool, progress: &Progress) -> Option<Checked> {
     let checkpoint = match Checkpoint::open_on_demand(&file.path) {
         Ok(checkpoint) => checkpoint,
-        Err(e)
-            if file.unsure
-                && (e.kind() == ErrorKind::NotThisFormat || is_unfinished_save(&file.path))
-                && !(file.perhaps && is_placeholder(&file.path)) =>
-        {
-            return None;
-        }
-        Err(e) => return Some(Checked { unsure: file.unsure, ..Checked::failed(&file.path, &e) }),
+        Err(e) if file.is_passed_over(&e) => return None,
+        Err(e) => return Some(Checked { unsure: is_unsure(file), ..Checked::failed(&file.path, &e) }),
     };
     let add = |bytes| progress.add(bytes);
     let mut options = VerifyOptions::default();
@@ -253,12 +145,12 @@ fn verify_file(file: &File, threads: usize, quick: bool, progress: &Progress) ->
         Ok(report) => Checked::of_report(&file.path, &checkpoint, &report),
         Err(e) => Checked::failed(&file.path, &e),
     };
-    Some(Checked { unsure: file.unsure, ..checked })
+    Some(Checked { unsure: is_unsure(file), ..checked })
 }
 
-/// Whether a file in a directory is what an interrupted save left behind: no checkpoint was ever promised there.
-fn is_unfinished_save(path: &Path) -> bool {
-    path.extension() == Some(OsStr::new("dolmen-tmp"))
+/// Whether a file was found under a name that does not say that it is a checkpoint.
+fn is_unsure(file: &Candidate) -> bool {
+    matches!(file.claim, Claim::Perhaps | Claim::Found)
 }
 
 /// What a file turned out to be.

@@ -95,7 +95,7 @@ impl fmt::Display for PipelineError {
                 match &errors[..] {
                     [e] => e.fmt(f)?,
                     _ => {
-                        write!(f, "{} outputs of completed stages cannot be used:", errors.len())?;
+                        write!(f, "{} outputs cannot be used:", errors.len())?;
                         errors.iter().take(SHOWN).try_for_each(|e| write!(f, "\n  {e}"))?;
                         if errors.len() > SHOWN {
                             write!(f, "\n  ... and {} more", errors.len().saturating_sub(SHOWN))?;

@@ -17,16 +17,14 @@ const COVERED: usize = HEADER_LEN - 4;
 
 /// By what a file is known again: its length and a CRC-32, and its modification time to avoid reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Fingerprint {
-    /// The length in bytes.
-    pub byte_len: u64,
+pub(super) struct Fingerprint {
+    pub(super) byte_len: u64,
     /// The CRC-32; nothing of a file that was completed by a program which records none.
-    pub crc32: Option<u32>,
+    pub(super) crc32: Option<u32>,
     /// Whether the CRC is that of the header of a Dolmen file, which covers the CRC of the index, which covers those of all data.
-    pub of_header: bool,
+    pub(super) of_header: bool,
     /// When it was modified, as text, where the system tells.
-    pub modified: Option<String>,
+    pub(super) modified: Option<String>,
 }
 
 impl Fingerprint {

@@ -130,8 +130,6 @@ impl Run {
             Ok(Some(state)) => run.state = state,
             Ok(None) => changed = true,
             Err(e) if e.kind == CheckpointErrorKind::Corrupted && options.force_resume => {
-                let kept = run.store.keep("corrupted")?;
-                run.notes.push(format!("The pipeline's state was corrupted; it is kept as {}", kept.display()));
                 (changed, is_lost) = (true, true);
             }
             Err(e) => return Err(e.into()),
@@ -147,6 +145,10 @@ impl Run {
         }
         changed |= run.adopt(is_new)?;
         changed |= run.survey(is_lost)?;
+        if is_lost {
+            let kept = run.store.keep("corrupted")?;
+            run.notes.push(format!("The pipeline's state was corrupted; it is kept as {}", kept.display()));
+        }
         if changed {
             let state = run.state.clone();
             run.save(state)?;
@@ -258,7 +260,9 @@ impl Run {
             let Some(stage) = self.pipeline.stages.get(index).cloned() else { break };
             let standing = match self.state.status(&stage.name) {
                 Some(StageStatus::Completed) => self.survey_completed(&stage, &mut bad),
-                _ if has_markers => self.survey_unrecorded(&stage, is_lost),
+                None | Some(StageStatus::NotStarted | StageStatus::InProgress) if has_markers => {
+                    self.survey_unrecorded(&stage, is_lost)
+                }
                 _ => Standing::Todo(None),
             };
             let standing = match standing {

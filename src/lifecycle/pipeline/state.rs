@@ -23,6 +23,9 @@ const STATE_VERSION: u64 = 1;
 /// The longest state file that is read, in bytes.
 pub(super) const STATE_LEN_MAX: u64 = 64 << 20;
 
+/// The most commas that it may have: each stands for a value, which takes more memory than it has bytes in the file.
+const COMMAS_MAX: usize = 2_000_000;
+
 const ADVICE: &str =
     "restore it from a copy, or resume with --force-resume: it is moved aside and every stage is looked at anew";
 
@@ -128,11 +131,7 @@ impl PipelineState {
     pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<PipelineState, CheckpointError> {
         let corrupted =
             |why: String| CheckpointError::new(path, CheckpointErrorKind::Corrupted, why).with_advice(ADVICE);
-        if bytes.len() as u64 > STATE_LEN_MAX {
-            return Err(corrupted(format!(
-                "a pipeline's state has at most {STATE_LEN_MAX} bytes, and this file has more"
-            )));
-        }
+        check_len(bytes).map_err(corrupted)?;
         if bytes.is_empty() {
             return Err(corrupted("file is 0 bytes".to_owned()));
         }
@@ -372,6 +371,17 @@ fn unbegun() -> Json {
 fn status_of(record: &Map<String, Json>) -> StageStatus {
     let word = text(record, "status").unwrap_or_default();
     StageStatus::ALL.into_iter().find(|status| status.name() == word).unwrap_or_default()
+}
+
+/// Refuses what would take too much memory, before it is parsed.
+pub(super) fn check_len(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() as u64 > STATE_LEN_MAX {
+        return Err(format!("a pipeline's state has at most {STATE_LEN_MAX} bytes, and this file has more"));
+    }
+    if bytes.iter().filter(|byte| **byte == b',').count() > COMMAS_MAX {
+        return Err("a pipeline's state does not have so many values".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether everything that is read of a document is of the type that it should be.

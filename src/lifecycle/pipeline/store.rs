@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::PipelineError;
 use super::lock::{LOCK_FILE, Lock, uninterrupted};
-use super::state::{PipelineState, STATE_FILE, STATE_LEN_MAX};
+use super::state::{PipelineState, STATE_FILE, STATE_LEN_MAX, check_len};
 use crate::commit::file_system::{Directory, FileKind, FileSystem};
 use crate::commit::{AtomicFile, SaveOptions, sweep_in};
 use crate::error::{Error, ErrorKind, Result};
@@ -94,8 +94,9 @@ impl Store {
     /// Replaces the state file, durably.
     pub(super) fn write(&self, state: &PipelineState) -> Result<()> {
         let bytes = state.to_bytes();
-        if bytes.len() as u64 > STATE_LEN_MAX {
-            return Err(Error::new(ErrorKind::InvalidInput, "the pipeline's state would be too long to be read again")
+        if check_len(&bytes).is_err() {
+            let message = "the pipeline's state would be too long to be read again";
+            return Err(Error::new(ErrorKind::InvalidInput, message)
                 .with_path(&self.path)
                 .with_advice("name fewer files, such as one for each stage that lists the others"));
         }

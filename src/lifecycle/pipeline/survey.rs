@@ -1,5 +1,6 @@
 //! Looking at what stages made: whether it is there, is what it was, and passes.
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,14 @@ impl Survey<'_> {
             return None;
         }
         let outputs = stage.outputs.iter().map(|output| (output.clone(), self.pipeline.resolve(&output.path), None));
-        match self.look_at(stage, outputs.collect(), |_, path, _, _| glance(path)) {
+        // Where there is no other word than a checkpoint's own, all of it is read.
+        let strict = ResumeOptions { full: true, skip_checkpoint_validation: false, ..self.options.clone() };
+        let survey = if may_lack_marker { Survey { options: &strict, ..*self } } else { *self };
+        let known = survey.look_at(stage, outputs.collect(), |_, path, _, metadata| {
+            let is_trusted = survey.options.skip_checkpoint_validation;
+            if is_trusted { Ok(Fingerprint::unread(metadata)) } else { glance(path) }
+        });
+        match known {
             Found::Good(outputs) => Some(outputs),
             Found::Missing(_) | Found::Bad(_) => None,
         }
@@ -92,25 +100,27 @@ impl Survey<'_> {
         outputs: Vec<(Output, PathBuf, Option<Fingerprint>)>,
         know: impl Fn(&Output, &Path, Option<&Fingerprint>, &Metadata) -> Result<Fingerprint, CheckpointError>,
     ) -> Found {
-        let mut good = Vec::with_capacity(outputs.len());
+        let mut there = Vec::with_capacity(outputs.len());
         let mut bad = Vec::new();
         for (output, path, known) in outputs {
-            let metadata = match std::fs::metadata(&path) {
-                Ok(metadata) => metadata,
+            match std::fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => there.push((output, path, known, metadata)),
+                Ok(_) => bad.push(CheckpointError::new(&path, CheckpointErrorKind::Corrupted, "is not a regular file")),
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     return Found::Missing(path);
                 }
-                Err(e) => {
-                    bad.push(CheckpointError::of(&path, Error::io("cannot look at it", e)));
-                    continue;
-                }
-            };
-            if !metadata.is_file() {
-                bad.push(CheckpointError::new(&path, CheckpointErrorKind::Corrupted, "is not a regular file"));
+                Err(e) => bad.push(CheckpointError::of(&path, Error::io("cannot look at it", e))),
+            }
+        }
+        let checkpoints = there.iter().filter(|(output, ..)| output.is_checkpoint).map(|(_, path, ..)| path.as_path());
+        bad.extend(self.validate(stage, &checkpoints.collect::<Vec<_>>()));
+        let failed: BTreeSet<PathBuf> = bad.iter().map(|e| e.path.clone()).collect();
+        let mut good = Vec::with_capacity(there.len());
+        for (output, path, known, metadata) in there {
+            if failed.contains(&path) {
                 continue;
             }
-            let validated = self.validate(stage, &output, &path);
-            match validated.and_then(|()| know(&output, &path, known.as_ref(), &metadata)) {
+            match know(&output, &path, known.as_ref(), &metadata) {
                 Ok(fingerprint) => good.push((output, fingerprint)),
                 Err(e) => bad.push(e),
             }
@@ -118,12 +128,13 @@ impl Survey<'_> {
         if bad.is_empty() { Found::Good(good) } else { Found::Bad(bad) }
     }
 
-    fn validate(&self, stage: &Stage, output: &Output, path: &Path) -> Result<(), CheckpointError> {
-        if !output.is_checkpoint || self.options.skip_checkpoint_validation {
-            return Ok(());
+    /// The checkpoints that do not pass, of many looked at side by side.
+    fn validate(&self, stage: &Stage, checkpoints: &[&Path]) -> Vec<CheckpointError> {
+        if checkpoints.is_empty() || self.options.skip_checkpoint_validation {
+            return Vec::new();
         }
         let validator = stage.validator.as_ref().unwrap_or(&self.pipeline.validator);
-        validator.clone().quick(!self.options.full).validate(path).map(|_| ())
+        validator.clone().quick(!self.options.full).validate_all(checkpoints).failed
     }
 
     /// Whether a file is the one that a stage was completed with.
