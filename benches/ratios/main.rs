@@ -6,6 +6,7 @@ mod measure;
 mod open;
 mod save;
 mod torch;
+mod validate;
 
 use machine::Machine;
 use measure::Table;
@@ -22,8 +23,13 @@ fn main() {
     println!("{machine}");
     let mut table = Table::default();
     type Group = fn(&Machine, &mut Table);
-    let groups: [(&str, Group); 4] =
-        [("open", open::run), ("load", load::run), ("save", save::run), ("torch", torch::run)];
+    let groups: [(&str, Group); 5] = [
+        ("open", open::run),
+        ("load", load::run),
+        ("save", save::run),
+        ("torch", torch::run),
+        ("validate", validate::run),
+    ];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.contains(&name) {
             eprintln!("{name} ...");
