@@ -5,7 +5,7 @@
 
 use clap::Parser;
 use common::Random;
-use dolmen::lifecycle::{PipelineState, STATE_FILE, StageStatus};
+use dolmen::lifecycle::{Pipeline, PipelineState, ResumeOptions, STATE_FILE, Stage, StageStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -151,20 +151,16 @@ fn run_with_kills(job: &Job, random: &mut Random, usual: Duration, tally: &mut T
         let mut child = job.spawn();
         tally.starts += 1;
         let begun = Instant::now();
-        let mut ended = None;
-        while ended.is_none() && begun.elapsed() < patience {
+        while child.try_wait().unwrap().is_none() && begun.elapsed() < patience {
             std::thread::sleep(Duration::from_micros(500));
-            ended = child.try_wait().unwrap();
         }
-        if ended.is_none() {
-            child.kill().unwrap();
-            ended = Some(child.wait().unwrap());
-        }
+        // Does nothing to one that has ended.
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
 
         for line in job.journal(lines) {
             assert!(!done.contains(&line), "{line}: done before, and done again");
         }
-        let status = ended.unwrap();
         if status.success() {
             return;
         }
@@ -218,6 +214,25 @@ fn killed_at_random_and_restarted_the_result_is_that_of_an_undisturbed_run() {
         }
     }
     println!("undisturbed {usual:?}; {tally:?} in {:?}", begun.elapsed());
+}
+
+/// Two kills of the same save, the second after its rename: its first temporary file is left beside a good output, in a directory that is
+/// known only when the stage has run. The thousand kills found it.
+#[test]
+fn temporary_file_that_two_kills_left_is_gone_when_the_stage_is_complete() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipeline = Pipeline::new(directory.path()).stage(Stage::new("FEATURES"));
+    let leftover = directory.path().join("late/.output_2.dolmen.0123456789abcdef.dolmen-tmp");
+    let mut run = pipeline.resume(&ResumeOptions::new()).unwrap();
+    run.run_all(|stage| {
+        fs::create_dir(stage.path("late")).unwrap();
+        fs::write(&leftover, "half").unwrap();
+        fs::write(stage.path("late/output_2.txt"), "whole").unwrap();
+        stage.add_output("late/output_2.txt");
+        Ok::<(), dolmen::Error>(())
+    })
+    .unwrap();
+    assert!(!leftover.exists());
 }
 
 #[test]

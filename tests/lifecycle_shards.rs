@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -69,7 +70,7 @@ fn batches_are_saved_under_their_numbers_and_found_again() {
     assert_eq!(state.complete.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 123_456]);
     assert_eq!(state.complete[0].path, path);
     assert_eq!((state.rank, state.next, state.bad.len(), state.strange.len()), (3, 123_457, 0, 0));
-    assert_eq!(state.missing, [1..123_456]);
+    assert_eq!(state.missing, vec![Range { start: 1, end: 123_456 }]);
     assert_eq!(state.to_do(4).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(state.to_do(123_458).count(), 123_456);
     assert!(state.is_complete(1) && !state.is_complete(2));
