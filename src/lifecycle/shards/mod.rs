@@ -42,8 +42,9 @@ const LOCK_FILE: &str = "shard.lock";
 /// let shard = batches.shard(0)?;
 /// let state = shard.resume(&Validator::new().required_keys(["embeddings"]))?;
 /// for number in state.to_do(3) {
+///     let embeddings = [number as f32; 6];
 ///     let mut b = Builder::new();
-///     b.tensor("embeddings", (&[number as f32; 6], [2, 3]))?;
+///     b.tensor("embeddings", (&embeddings, [2, 3]))?;
 ///     shard.save(number, &b)?;
 /// }
 /// assert_eq!(shard.resume(&Validator::new())?.complete.len(), 3);
