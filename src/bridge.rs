@@ -6,8 +6,10 @@ use std::io;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::format::limits::Limits;
 use crate::read::{Checkpoint, TensorView};
-use crate::write::{Builder, IntoTensor, StorageSource, TensorData, View};
+use crate::source::Source;
+use crate::write::{Builder, IntoTensor, StorageId, StorageSource, TensorData, View};
 
 impl StorageSource for Checkpoint {
     fn copy_storage(&self, storage: u32, range: Range<u64>, out: &mut dyn io::Write) -> Result<()> {
@@ -56,9 +58,9 @@ impl<'a> Builder<'a> {
         if let Some((kind, _)) = other.unknown_sections().find(|(kind, _)| self.has_section(*kind)) {
             return Err(Error::invalid(format!("a section of kind {kind} was added before")));
         }
-        for (number, views) in (0..).zip(by_storage) {
+        for views in by_storage {
             let Some(&first) = views.first() else { continue };
-            let storage = self.copied_storage(other, number, first.storage_len()?)?;
+            let storage = self.storage_beneath(&first)?;
             for tensor in views {
                 let mut view = View::new(tensor.dtype(), tensor.shape())?.start(tensor.start());
                 if let Some(strides) = tensor.explicit_strides() {
@@ -73,10 +75,37 @@ impl<'a> Builder<'a> {
         if let Some(document) = document {
             self.document(document);
         }
+        self.sections_of(other)
+    }
+
+    /// Adds the whole storage that a tensor of another checkpoint lies in, to be viewed by tensors; at least one must. It is read, and
+    /// verified, when it is written.
+    ///
+    /// # Errors
+    /// As [`storage`](Self::storage); what is broken in the other one's index.
+    pub fn storage_beneath(&mut self, tensor: &TensorView<'a>) -> Result<StorageId> {
+        self.copied_storage(tensor.checkpoint(), tensor.storage(), tensor.storage_len()?)
+    }
+
+    /// Carries along the sections of another checkpoint that this version does not know.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a section of a kind that was added before.
+    pub fn sections_of(&mut self, other: &Checkpoint) -> Result<&mut Self> {
         for (kind, bytes) in other.unknown_sections() {
             self.carried_section(kind, bytes.to_vec())?;
         }
         Ok(self)
+    }
+
+    /// What the file would be, as a checkpoint in memory.
+    ///
+    /// **Cost**: one pass over the data, into memory for the whole file.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan); what is damaged in data that is copied; [`Io`](crate::ErrorKind::Io) if there is not the memory.
+    pub fn to_checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::of_source(Source::Heap(self.to_aligned()?), Limits::NONE)
     }
 }
 

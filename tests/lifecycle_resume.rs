@@ -476,6 +476,38 @@ fn a_corrupted_output_stops_the_run_is_remembered_and_only_its_stage_is_done_aga
 }
 
 #[test]
+fn all_bad_outputs_are_found_at_once_and_the_first_five_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..8).map(|i| format!("output_{i}.dolmen")).collect();
+    let pipeline = Pipeline::new(directory.path())
+        .stage(Stage::new("FEATURES").checkpoints(&names))
+        .stage(Stage::new("PREDICTION").output("prediction.txt"));
+    let work = |stage: &str| match stage {
+        "FEATURES" => names.iter().for_each(|name| save(&directory.path().join(name), name.as_bytes())),
+        _ => fs::write(directory.path().join("prediction.txt"), "x").unwrap(),
+    };
+    let mut run = pipeline.resume(&ResumeOptions::new()).unwrap();
+    run.run_all(|stage| {
+        work(stage.name());
+        Ok::<(), String>(())
+    })
+    .unwrap();
+    drop(run);
+    names[1..7].iter().for_each(|name| fs::write(directory.path().join(name), "").unwrap());
+    // Nothing that is not a file is opened.
+    fs::remove_file(directory.path().join("prediction.txt")).unwrap();
+    fs::create_dir(directory.path().join("prediction.txt")).unwrap();
+    let e = pipeline.resume(&ResumeOptions::new()).unwrap_err();
+    let found: Vec<String> = failed(&e).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(found, [&names[1..7], &["prediction.txt".to_owned()]].concat());
+    let text = e.to_string();
+    assert!(text.starts_with("7 outputs cannot be used:\n  "), "{text}");
+    assert!(text.contains("output_5.dolmen: corrupted:") && !text.contains("output_6"), "{text}");
+    assert!(text.contains("\n  ... and 2 more\n") && text.contains("--force-resume"), "{text}");
+    assert_eq!(FailedLog::in_directory(directory.path()).entries().unwrap().len(), 7);
+}
+
+#[test]
 fn an_incompatible_output_stops_the_run_as_well() {
     let job = Job::done();
     let pipeline = job.pipeline().validator(Validator::new().required_keys(["ids"]));
@@ -548,6 +580,7 @@ fn skipping_validation_trusts_garbage_but_not_what_is_not_there() {
     fs::remove_file(job.path("prediction.txt")).unwrap();
     save(&job.path("features.dolmen"), b"CCCC");
     assert_eq!(job.go_on(&skip).unwrap(), ["PREDICTION"]);
+    assert_eq!(job.log().entries().unwrap().len(), 2, "nothing has passed");
 }
 
 #[test]
@@ -818,6 +851,12 @@ fn what_an_original_stage_read_is_taken_to_be_what_there_is_unless_that_is_made_
     // Nobody can say what the second stage ran on: also if the first comes out as it was, it is done again.
     let job = original("", false);
     fs::remove_file(job.path("chunks.fa")).unwrap();
+    let summary = job.resume().summary();
+    assert_eq!(summary.complete, 0);
+    assert!(
+        summary.to_string().contains("Stage FEATURES is done again: its input chunks.fa is made again"),
+        "{summary}"
+    );
     assert_eq!(job.go_on(&ResumeOptions::new()).unwrap()[..2], ["CHUNKING", "FEATURES"]);
 }
 

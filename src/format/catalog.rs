@@ -5,6 +5,7 @@
     reason = "the numbers here are lengths of what is in memory, and were checked when it was added"
 )]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytemuck::bytes_of;
@@ -46,6 +47,9 @@ pub(crate) struct Catalog {
     pub(crate) blocks: Vec<u32>,
 }
 
+/// Metadata for keys that a file has no entries of.
+pub(crate) type Defaults = BTreeMap<String, Value>;
+
 /// What a file holds besides tensors.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extras {
@@ -77,9 +81,20 @@ impl Extras {
 
     /// Encodes what is there, and checks that the document refers to tensors that exist.
     pub(crate) fn encode(&self, exists: impl Fn(&str) -> bool) -> Result<EncodedExtras> {
+        self.encode_with(&Defaults::new(), exists)
+    }
+
+    /// As [`encode`](Self::encode), with metadata for keys that there are no entries of.
+    pub(crate) fn encode_with(&self, defaults: &Defaults, exists: impl Fn(&str) -> bool) -> Result<EncodedExtras> {
         let mut sections = Vec::new();
-        if !self.metadata.is_empty() {
-            sections.push((kind::METADATA, SECTION_ANCILLARY, value::encode_metadata(&self.metadata)?));
+        let mut metadata = Cow::Borrowed(&self.metadata);
+        for (key, value) in defaults {
+            if !metadata.contains_key(key) {
+                metadata.to_mut().insert(key.clone(), value.clone());
+            }
+        }
+        if !metadata.is_empty() {
+            sections.push((kind::METADATA, SECTION_ANCILLARY, value::encode_metadata(&metadata)?));
         }
         if let Some(document) = &self.document {
             if let Some(name) = document.tensor_names().find(|name| !exists(name)) {

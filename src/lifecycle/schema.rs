@@ -506,7 +506,7 @@ mod tests {
     #[test]
     fn many_stars_take_no_time_that_matters() {
         let pattern = Pattern::new(&"*a".repeat(500)).unwrap();
-        assert!(!pattern.fits(&"a".repeat(2000).replace("aaaa", "aaab")[..1998]));
+        assert!(!pattern.fits(&"aaab".repeat(500)));
     }
 
     #[test]

@@ -143,9 +143,10 @@ impl Checkpoint {
         Ok(Checkpoint::new(head, data, Some(index), limits))
     }
 
-    #[cfg(feature = "fs")]
-    pub(crate) fn at_path(mut self, path: &Path) -> Checkpoint {
-        self.path = Some(path.to_path_buf());
+    /// Says which file it stands for: errors name it.
+    #[must_use]
+    pub fn at_path(mut self, path: impl AsRef<Path>) -> Checkpoint {
+        self.path = Some(path.as_ref().to_path_buf());
         self
     }
 

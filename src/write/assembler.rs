@@ -3,7 +3,7 @@
 use super::FileOptions;
 use super::sink::{Buffered, Sink};
 use crate::error::{Error, Result};
-use crate::format::catalog::{Catalog, Extras, Storage, Tensor, check_tensor};
+use crate::format::catalog::{Catalog, Defaults, Extras, Storage, Tensor, check_tensor};
 use crate::format::checksum::BlockHasher;
 use crate::format::descriptor::{self, Descriptor};
 use crate::format::dtype::DType;
@@ -300,11 +300,11 @@ impl<S: Sink> Assembler<S> {
     }
 
     /// Writes index and trailer, and the header last of all.
-    pub(crate) fn finish(mut self, extras: &Extras) -> Result<(S, Header, Catalog)> {
+    pub(crate) fn finish(mut self, extras: &Extras, defaults: &Defaults) -> Result<(S, Header, Catalog)> {
         if let Some(open) = &self.open {
             return Err(Error::invalid("it was begun and not finished").with_tensor(&open.name));
         }
-        let extras = extras.encode(|name| self.catalog.tensors.contains_key(name))?;
+        let extras = extras.encode_with(defaults, |name| self.catalog.tensors.contains_key(name))?;
         let (index, index_crc32) = self.catalog.encode_index(&extras)?;
         let file_len = self.cursor.checked_add(index.len() as u64).and_then(|end| end.checked_add(HEADER_LEN_U64));
         let header = Header {

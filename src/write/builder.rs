@@ -6,12 +6,13 @@ use std::io;
 use super::FileOptions;
 use super::assembler::{Assembler, Known};
 use super::plan::Plan;
-use super::sink::{Nowhere, Sequential, Sink};
+use super::sink::{InMemory, Nowhere, Sequential, Sink};
 use super::tensor_data::{Bytes, IntoTensor, StorageSource, TensorData, View, canonical_strides, contiguous_len};
 use crate::error::{Error, Result};
-use crate::format::catalog::{Catalog, Extras, Tensor, check_tensor};
+use crate::format::catalog::{Catalog, Defaults, Extras, Tensor, check_tensor};
 use crate::format::header::Header;
 use crate::format::value::Value;
+use crate::source::AlignedBytes;
 
 /// A storage that was given to a [`Builder`] or a [`Writer`](crate::Writer), to be viewed by tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -210,6 +211,16 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// The metadata entry of a key, if one was set.
+    pub fn metadata_entry(&self, key: &str) -> Option<&Value> {
+        self.extras.metadata.get(key)
+    }
+
+    /// The document, if one was set.
+    pub fn document_value(&self) -> Option<&Value> {
+        self.extras.document.as_ref()
+    }
+
     /// Sets the document: the nested object that these tensors are part of.
     pub fn document(&mut self, document: Value) -> &mut Self {
         self.extras.document = Some(document);
@@ -252,9 +263,14 @@ impl<'a> Builder<'a> {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a storage has no tensor, the document refers to a tensor that is not there, or
     /// a value cannot be encoded.
     pub fn plan(&self) -> Result<Plan> {
+        self.plan_with(&Defaults::new())
+    }
+
+    fn plan_with(&self, defaults: &Defaults) -> Result<Plan> {
         let records = self.in_order()?;
         let records = records.iter().map(|(name, tensor, introduced)| (*name, tensor, introduced.map(Bytes::len)));
-        Plan::lay_out(self.options, records, &self.extras.encode(|name| self.names.contains_key(name))?)
+        let extras = self.extras.encode_with(defaults, |name| self.names.contains_key(name))?;
+        Plan::lay_out(self.options, records, &extras)
     }
 
     /// Writes the file to anything that takes bytes.
@@ -265,9 +281,9 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// As [`plan`](Self::plan); [`Io`](crate::ErrorKind::Io) if writing fails.
     pub fn write_to(&self, out: impl io::Write) -> Result<()> {
-        let (_, header, catalog) = self.assemble(Nowhere, None)?;
+        let (_, header, catalog) = self.assemble(Nowhere, None, &Defaults::new())?;
         let known = Known { header, storages: catalog.storages };
-        let (Sequential(mut out), _, _) = self.assemble(Sequential(out), Some(known))?;
+        let (Sequential(mut out), _, _) = self.assemble(Sequential(out), Some(known), &Defaults::new())?;
         out.flush().map_err(|e| Error::io("cannot write", e))
     }
 
@@ -282,7 +298,19 @@ impl<'a> Builder<'a> {
             .ok()
             .and_then(|len| out.try_reserve_exact(len).ok())
             .ok_or_else(|| Error::io("cannot hold the file in memory", io::ErrorKind::OutOfMemory.into()))?;
-        Ok(self.assemble(out, None)?.0)
+        Ok(self.assemble(out, None, &Defaults::new())?.0)
+    }
+
+    /// The file in memory, aligned.
+    pub(crate) fn to_aligned(&self) -> Result<AlignedBytes> {
+        let no_memory = |e| Error::io("cannot hold the file in memory", e);
+        let len = usize::try_from(self.plan()?.file_len()).map_err(|_| no_memory(io::ErrorKind::OutOfMemory.into()))?;
+        let bytes = AlignedBytes::zeroed(len).map_err(no_memory)?;
+        let (InMemory { bytes, end }, _, _) = self.assemble(InMemory { bytes, end: 0 }, None, &Defaults::new())?;
+        if end != len {
+            return Err(Error::invalid(format!("a file of {len} bytes was laid out, and {end} came out")));
+        }
+        Ok(bytes)
     }
 
     /// Saves the file at a path: atomically and durably. See [`commit`](crate::commit) for what that means.
@@ -303,12 +331,26 @@ impl<'a> Builder<'a> {
     /// As [`save`](Self::save); and what validation finds, if it was asked for.
     #[cfg(feature = "fs")]
     pub fn save_with(&self, path: impl AsRef<std::path::Path>, options: &crate::commit::SaveOptions) -> Result<()> {
+        self.save_with_defaults(path, options, &Defaults::new())
+    }
+
+    /// As [`save_with`](Self::save_with), with metadata for keys that no entry was set of: the builder stays as it is.
+    ///
+    /// # Errors
+    /// As [`save_with`](Self::save_with).
+    #[cfg(feature = "fs")]
+    pub fn save_with_defaults(
+        &self,
+        path: impl AsRef<std::path::Path>,
+        options: &crate::commit::SaveOptions,
+        defaults: &BTreeMap<String, Value>,
+    ) -> Result<()> {
         let path = path.as_ref();
         let save = || {
-            let plan = self.plan()?;
+            let plan = self.plan_with(defaults)?;
             let mut file = crate::commit::AtomicFile::create(path, options)?;
             file.preallocate(plan.file_len())?;
-            let (file, _, _) = self.assemble(file, None)?;
+            let (file, _, _) = self.assemble(file, None, defaults)?;
             file.commit()
         };
         save().map_err(|e: Error| e.with_path(path))
@@ -339,7 +381,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn assemble<S: Sink>(&self, sink: S, known: Option<Known>) -> Result<(S, Header, Catalog)> {
+    fn assemble<S: Sink>(&self, sink: S, known: Option<Known>, defaults: &Defaults) -> Result<(S, Header, Catalog)> {
         let mut assembler = Assembler::new(sink, self.options, known)?;
         for (name, tensor, introduced) in self.in_order()? {
             match introduced {
@@ -359,7 +401,7 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        assembler.finish(&self.extras)
+        assembler.finish(&self.extras, defaults)
     }
 }
 

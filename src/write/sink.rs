@@ -1,6 +1,7 @@
 //! Where an assembled file goes.
 
 use crate::error::{Error, Result};
+use crate::source::AlignedBytes;
 
 /// Takes bytes at its end, and corrections of bytes that it took before.
 pub(crate) trait Sink {
@@ -23,6 +24,33 @@ impl Sink for Vec<u8> {
         let place = usize::try_from(offset).ok().and_then(|start| self.get_mut(start..)?.get_mut(..bytes.len()));
         place.ok_or_else(|| Error::invalid("a correction lies beyond what was written"))?.copy_from_slice(bytes);
         Ok(())
+    }
+}
+
+/// Memory for a file whose length is known.
+pub(crate) struct InMemory {
+    pub(crate) bytes: AlignedBytes,
+    /// Up to here it has been written.
+    pub(crate) end: usize,
+}
+
+impl InMemory {
+    fn put(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        let place = self.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
+        place.ok_or_else(|| Error::invalid("the file is longer than it was laid out to be"))?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Sink for InMemory {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.put(self.end, bytes)?;
+        self.end += bytes.len();
+        Ok(())
+    }
+
+    fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.put(usize::try_from(offset).unwrap_or(usize::MAX), bytes)
     }
 }
 

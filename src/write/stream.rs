@@ -9,7 +9,7 @@ use super::builder::StorageId;
 use super::tensor_data::{Bytes, IntoShape, IntoTensor, TensorData, View, canonical_strides, contiguous_len};
 use crate::commit::{AtomicFile, SaveOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::catalog::{self, Extras, Tensor};
+use crate::format::catalog::{self, Defaults, Extras, Tensor};
 use crate::format::dtype::DType;
 use crate::format::layout;
 use crate::format::value::Value;
@@ -256,7 +256,7 @@ impl Writer {
             return Err(e.with_path(path));
         }
         let finish = |assembler: Assembler<AtomicFile>| {
-            let (file, _, _) = assembler.finish(&self.extras)?;
+            let (file, _, _) = assembler.finish(&self.extras, &Defaults::new())?;
             file.commit()
         };
         finish(self.assembler).map_err(|e| e.with_path(path))

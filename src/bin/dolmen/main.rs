@@ -14,6 +14,7 @@ mod progress;
 mod status;
 mod style;
 mod table;
+mod upgrade;
 mod validate;
 mod values;
 mod verify;
@@ -61,6 +62,8 @@ enum Command {
     Convert(convert::Args),
     /// Show how far a pipeline has come, from its state file alone
     Status(status::Args),
+    /// Rewrite checkpoints in a later version of their content
+    Upgrade(upgrade::Args),
 }
 
 /// How it went; a later one outweighs an earlier one.
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
     };
     let outcome = done.unwrap_or_else(|e| {
         if style::is_broken_pipe(&e) {

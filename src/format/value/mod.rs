@@ -18,7 +18,7 @@ mod bigint;
 mod decode;
 mod encode;
 mod float;
-#[cfg(any(feature = "cli", feature = "safetensors"))]
+#[cfg(any(feature = "lifecycle", feature = "cli", feature = "safetensors"))]
 mod json;
 mod tag;
 #[cfg(test)]

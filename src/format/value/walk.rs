@@ -77,3 +77,64 @@ impl<'a> Iterator for Descendants<'a> {
         Some(value)
     }
 }
+
+impl Value {
+    /// Calls `visit` for this value and all within it, each before what it holds, in the order of the encoding, and lets it change them: what it
+    /// leaves is gone into.
+    ///
+    /// A [`Value::SharedRef`] counts the shareable values before it: who adds or removes some must renumber the references.
+    ///
+    /// **Cost:** as [`descendants`](Self::descendants).
+    pub fn visit_mut(&mut self, mut visit: impl FnMut(&mut Value)) {
+        let mut pending = vec![self];
+        while let Some(value) = pending.pop() {
+            visit(value);
+            match value {
+                Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => {
+                    pending.extend(items.iter_mut().rev());
+                }
+                Value::Dict(dict) => {
+                    pending.extend(dict.attributes.as_deref_mut());
+                    pending.extend(dict.factory.as_deref_mut());
+                    pending.extend(pairs_mut(&mut dict.entries));
+                }
+                Value::Map(map) => pending.extend(values_mut(map)),
+                Value::Tensor(tensor) => pending.extend(values_mut(&mut tensor.attributes)),
+                Value::Object(object) => {
+                    let Object { class, args, kwargs, state, items, entries, new: _ } = &mut **object;
+                    pending.extend(pairs_mut(entries.as_deref_mut().unwrap_or_default()));
+                    pending.extend(pairs_mut(kwargs.as_deref_mut().unwrap_or_default()));
+                    pending.extend(state);
+                    pending.extend(items.as_deref_mut().unwrap_or_default().iter_mut().rev());
+                    pending.push(class);
+                    pending.extend(args);
+                }
+                Value::Shareable(inner) => pending.push(inner),
+                Value::Null
+                | Value::Bool(_)
+                | Value::Int(_)
+                | Value::BigInt(_)
+                | Value::Float(_)
+                | Value::Complex(..)
+                | Value::Text(_)
+                | Value::Wtf8(_)
+                | Value::Bytes(_)
+                | Value::ByteArray(_)
+                | Value::Global(_)
+                | Value::SharedRef(_) => {}
+            }
+        }
+    }
+}
+
+/// The last first, each value before its key.
+fn pairs_mut(pairs: &mut [(Value, Value)]) -> impl Iterator<Item = &mut Value> {
+    pairs.iter_mut().rev().flat_map(|(key, value)| [value, key])
+}
+
+/// The last first.
+fn values_mut(map: &mut BTreeMap<String, Value>) -> impl Iterator<Item = &mut Value> {
+    let mut entries: Vec<_> = map.iter_mut().collect();
+    entries.sort_by_key(|(key, _)| std::cmp::Reverse((key.len(), key.as_str())));
+    entries.into_iter().map(|(_, value)| value)
+}

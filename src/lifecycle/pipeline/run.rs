@@ -276,9 +276,7 @@ impl Run {
                 *place = standing;
             }
         }
-        if !self.options.skip_checkpoint_validation {
-            self.forget(&passed);
-        }
+        self.forget(&passed);
         self.remember(&bad);
         let is_unreadable = bad.iter().any(|e| e.kind == CheckpointErrorKind::Unreadable);
         if is_unreadable || (!bad.is_empty() && !self.options.force_resume) {
@@ -641,6 +639,9 @@ impl Run {
 
     /// Forgets the checkpoints that pass again.
     fn forget(&mut self, passed: &[PathBuf]) {
+        if self.options.skip_checkpoint_validation {
+            return;
+        }
         if let Err(e) = self.log.clear(passed) {
             self.notes.push(format!("The checkpoints that pass again are still remembered as failed: {e}"));
         }

@@ -226,6 +226,16 @@ proptest! {
     }
 
     #[test]
+    fn values_are_visited_in_the_order_in_which_they_are_met(mut value in document()) {
+        let met: Vec<Value> = value.descendants().cloned().collect();
+        let mut visited = Vec::new();
+        value.visit_mut(|value| visited.push(value.clone()));
+        prop_assert_eq!(visited, met);
+        value.visit_mut(|value| if matches!(value, Value::Float(_)) { *value = Value::Null });
+        prop_assert!(!value.descendants().any(|value| matches!(value, Value::Float(_))));
+    }
+
+    #[test]
     fn metadata_comes_back_as_it_was(map in metadata()) {
         let bytes = encode_metadata(&map).unwrap();
         prop_assert_eq!(decode_metadata(&bytes).unwrap(), map);
