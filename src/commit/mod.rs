@@ -47,6 +47,7 @@
 //!   [`Durability::None`] does not flush, and can miss them.
 
 mod atomic_file;
+mod directories;
 pub mod file_system;
 #[cfg(not(unix))]
 mod portable;
@@ -58,6 +59,7 @@ mod target;
 mod temp;
 
 pub use atomic_file::AtomicFile;
+pub use directories::create_directories;
 #[cfg(not(unix))]
 pub use portable::RealFileSystem;
 #[cfg(unix)]

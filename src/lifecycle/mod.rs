@@ -13,6 +13,7 @@ mod root;
 mod save;
 mod schema;
 mod search;
+mod shards;
 mod sharing;
 mod steps;
 mod upgrade;
@@ -33,6 +34,7 @@ pub use pipeline::{
 pub use save::Save;
 pub use schema::Schema;
 pub use search::{Candidate, Candidates, Claim, spread};
+pub use shards::{BadBatch, Shard, ShardBatch, ShardState, ShardedBatches};
 pub use steps::Steps;
 pub use upgrade::{UpgradeError, UpgradeOptions, Upgraded};
 pub use validator::{Batch, Validated, Validator};

@@ -40,26 +40,40 @@ impl fmt::Display for LockHolder {
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(in crate::lifecycle) struct Lock {
     _file: Box<dyn OutputFile>,
     /// Whether the file system has locks at all.
     pub(super) holds: bool,
 }
 
+/// Who holds a lock that another wants, if that could be read.
+pub(in crate::lifecycle) type Held = Option<LockHolder>;
+
 impl Lock {
     /// Takes the lock of a directory.
     pub(super) fn take(directory: &dyn Directory, path: &Path, now: &str) -> Result<Lock, PipelineError> {
         let doing = |e| Error::io("cannot lock the pipeline's directory", e).with_path(path);
-        let file = uninterrupted(|| directory.open_or_create(OsStr::new(LOCK_FILE), 0o666)).map_err(doing)?;
+        Lock::take_file(directory, OsStr::new(LOCK_FILE), now)
+            .map_err(doing)?
+            .map_err(|holder| PipelineError::Locked { path: path.to_path_buf(), holder })
+    }
+
+    /// Takes the lock of a file in a directory, which is created if it is not there.
+    pub(in crate::lifecycle) fn take_file(
+        directory: &dyn Directory,
+        name: &OsStr,
+        now: &str,
+    ) -> io::Result<Result<Lock, Held>> {
+        let file = uninterrupted(|| directory.open_or_create(name, 0o666))?;
         let holds = match uninterrupted(|| file.try_lock()) {
             Ok(true) => true,
-            Ok(false) => return Err(PipelineError::Locked { path: path.to_path_buf(), holder: read_note(&*file) }),
+            Ok(false) => return Ok(Err(read_note(&*file))),
             Err(e) if e.kind() == io::ErrorKind::Unsupported => false,
-            Err(e) => return Err(doing(e).into()),
+            Err(e) => return Err(e),
         };
         // For messages alone: if it cannot be written, nobody is named.
         let _ = write_note(&*file, now);
-        Ok(Lock { _file: file, holds })
+        Ok(Ok(Lock { _file: file, holds }))
     }
 }
 

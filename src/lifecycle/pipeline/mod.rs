@@ -11,7 +11,7 @@
 mod config;
 mod error;
 mod fingerprint;
-mod lock;
+pub(in crate::lifecycle) mod lock;
 mod options;
 mod resume;
 mod run;
@@ -128,7 +128,7 @@ impl Pipeline {
     /// Takes the directory's lock, reads the state and looks at what completed stages made.
     ///
     /// Unfinished saves of killed processes are [swept away](crate::commit::sweep()) in the directory of the state and in those of the
-    /// stages' outputs.
+    /// stages' outputs; in those of outputs that are named only when a stage has run, when it is completed.
     ///
     /// **Cost**: quick validation of each checkpoint of completed stages. Other files are read again only if their length or
     /// modification time is not as it was: a change that leaves both as they were is found by [`ResumeOptions::full`] alone.

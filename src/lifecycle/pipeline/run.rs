@@ -319,6 +319,11 @@ impl Run {
         let errors = match self.look().made(&defined, running.outputs.clone()) {
             Found::Good(outputs) => {
                 flush(running.outputs().collect())?;
+                // Where an output that was named only now is, no resume has looked; and a save that was killed after its rename
+                // has not swept what an earlier one left.
+                let directories: BTreeSet<PathBuf> =
+                    running.outputs().filter_map(|path| Some(path.parent()?.to_path_buf())).collect();
+                directories.iter().for_each(|directory| self.store.sweep(directory));
                 let mut state = self.state.clone();
                 let seconds = (seconds * 1e6).round() / 1e6;
                 state.complete(&running.name, &outputs, &now(), Some(seconds));
