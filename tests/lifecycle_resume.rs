@@ -15,7 +15,7 @@ use dolmen::lifecycle::{
     CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind, FailedLog, Pipeline, PipelineError, PipelineState,
     ResumeOptions, Run, Stage, StageStatus, Validator,
 };
-use dolmen::{Builder, ErrorKind, SaveOptions};
+use dolmen::{Builder, Error, ErrorKind, SaveOptions};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -1027,6 +1027,22 @@ fn a_state_that_is_a_link_is_refused() {
     let e = job.go_on(&ResumeOptions::new()).unwrap_err();
     assert!(e.to_string().contains("symbolic link"), "{e}");
     assert_eq!(e.exit_code(), 1);
+}
+
+#[test]
+fn a_checkpoint_that_a_stage_finds_bad_decides_the_exit_code() {
+    let exit_code = |e: Box<dyn std::error::Error + Send + Sync>| {
+        let directory = tempfile::tempdir().unwrap();
+        let pipeline = Pipeline::new(directory.path()).stage(Stage::new("A"));
+        let mut run = pipeline.resume(&ResumeOptions::new()).unwrap();
+        let mut e = Some(e);
+        run.run_all(|_| Err(e.take().unwrap())).unwrap_err().exit_code()
+    };
+    assert_eq!(exit_code(CheckpointError::new("x", CheckpointErrorKind::Corrupted, "bad").into()), 3);
+    assert_eq!(exit_code(CheckpointError::new("x", CheckpointErrorKind::Unreadable, "bad").into()), 1);
+    assert_eq!(exit_code(Error::new(ErrorKind::Corrupt, "bad").into()), 3);
+    assert_eq!(exit_code(Error::new(ErrorKind::InvalidInput, "bad").into()), 1);
+    assert_eq!(exit_code("bad".into()), 1);
 }
 
 // The summary.

@@ -212,7 +212,7 @@ pub enum FileKind {
 /// Repeats a call for as long as a signal interrupts it.
 ///
 /// For calls without effect, or whose effect is the same when repeated; never for a flush.
-pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::level::Level;
+use super::validation::Level;
 use crate::error::{Error, ErrorKind};
 
 /// The exit code of a program that stops because of a [`CheckpointError`].

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
 use super::label::Label;
-use super::version::{Version, in_words};
+use super::versions::{Version, in_words};
 use crate::error::Result;
 use crate::read::Checkpoint;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::version::Version;
+use super::versions::Version;
 use crate::error::Result;
 use crate::format::value::Value;
 use crate::read::Checkpoint;

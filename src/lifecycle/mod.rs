@@ -2,41 +2,30 @@
 //!
 //! Built on the public API of the crate alone.
 
-mod content;
 mod error;
 mod failed;
 mod info;
 mod label;
-mod level;
+mod lock;
 mod pipeline;
-mod root;
 mod save;
-mod schema;
-mod search;
 mod shards;
-mod sharing;
-mod steps;
-mod upgrade;
-mod validator;
-mod version;
+mod validation;
 mod versions;
 
-pub use content::Content;
 pub use error::{CHECKPOINT_EXIT_CODE, CheckpointError, CheckpointErrorKind};
 pub use failed::{FailedCheckpoint, FailedEntries, FailedLog, FailedSummary, summary as failed_summary};
 pub use info::CheckpointInfo;
 pub use label::{STATUS_COMPLETE, STATUS_IN_PROGRESS, STATUS_KEY, VERSION_KEY};
-pub use level::Level;
+pub use lock::LockHolder;
 pub use pipeline::{
-    ConfigChange, LockHolder, Pipeline, PipelineError, PipelineState, ResumeOptions, Run, RunningStage, STATE_FILE,
-    Stage, StageRecord, StageStatus, Summary,
+    ConfigChange, Pipeline, PipelineError, PipelineState, ResumeOptions, Run, RunningStage, STATE_FILE, Stage,
+    StageRecord, StageStatus, Summary,
 };
 pub use save::Save;
-pub use schema::Schema;
-pub use search::{Candidate, Candidates, Claim, spread};
 pub use shards::{BadBatch, Shard, ShardBatch, ShardState, ShardedBatches};
-pub use steps::Steps;
-pub use upgrade::{UpgradeError, UpgradeOptions, Upgraded};
-pub use validator::{Batch, Validated, Validator};
-pub use version::{CHECKPOINT_VERSION, Version};
-pub use versions::{Loaded, StepName, Versions, Warning};
+pub use validation::{Batch, Candidate, Candidates, Claim, Level, Schema, Validated, Validator, spread};
+pub use versions::{
+    CHECKPOINT_VERSION, Content, Loaded, StepName, Steps, UpgradeError, UpgradeOptions, Upgraded, Version, Versions,
+    Warning,
+};

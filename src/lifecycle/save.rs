@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::error::{CheckpointError, CheckpointErrorKind};
 use super::label::{STATUS_COMPLETE, STATUS_KEY, VERSION_KEY, in_document};
-use super::validator::Validator;
-use super::version::Version;
+use super::validation::Validator;
+use super::versions::Version;
 use crate::commit::SaveOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::value::Value;

@@ -4,9 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::config::ConfigChange;
-use super::lock::LockHolder;
 use crate::error::Error;
-use crate::lifecycle::CheckpointError;
+use crate::lifecycle::{CHECKPOINT_EXIT_CODE, CheckpointError, LockHolder};
 
 /// Why a pipeline does not go on.
 #[derive(Debug)]
@@ -49,12 +48,15 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
-    /// The code to exit with: 3 if a checkpoint or the state file is corrupted or incompatible, otherwise 1.
+    /// The code to exit with: 3 if a checkpoint or the state file is corrupted or incompatible, also if it was a stage that found that;
+    /// otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             PipelineError::Checkpoints { errors, .. } => {
                 errors.iter().map(CheckpointError::exit_code).max().unwrap_or(1)
             }
+            PipelineError::Stage { source, .. } => exit_code_of(&**source),
+            PipelineError::Other(e) => exit_code_of(e),
             _ => 1,
         }
     }
@@ -70,6 +72,14 @@ impl PipelineError {
     pub(super) fn invalid(message: impl Into<String>) -> PipelineError {
         PipelineError::Other(Error::new(crate::ErrorKind::InvalidInput, message))
     }
+}
+
+fn exit_code_of(source: &(dyn std::error::Error + 'static)) -> u8 {
+    if let Some(e) = source.downcast_ref::<CheckpointError>() {
+        return e.exit_code();
+    }
+    let is_unsound = |e: &Error| e.is_corruption() || e.is_incompatible();
+    if source.downcast_ref::<Error>().is_some_and(is_unsound) { CHECKPOINT_EXIT_CODE } else { 1 }
 }
 
 impl From<Error> for PipelineError {

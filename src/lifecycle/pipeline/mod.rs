@@ -11,7 +11,6 @@
 mod config;
 mod error;
 mod fingerprint;
-pub(in crate::lifecycle) mod lock;
 mod options;
 mod resume;
 mod run;
@@ -26,7 +25,6 @@ use std::path::{Path, PathBuf};
 
 pub use config::ConfigChange;
 pub use error::PipelineError;
-pub use lock::LockHolder;
 pub use options::ResumeOptions;
 pub use run::{Run, RunningStage};
 pub use stage::Stage;

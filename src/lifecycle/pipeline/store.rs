@@ -5,12 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::PipelineError;
-use super::lock::{LOCK_FILE, Lock, uninterrupted};
 use super::state::{PipelineState, STATE_FILE, STATE_LEN_MAX, check_len};
-use crate::commit::file_system::{Directory, FileKind, FileSystem};
-use crate::commit::{AtomicFile, SaveOptions, sweep_in};
+use crate::commit::file_system::{Directory, FileKind, uninterrupted};
+use crate::commit::{AtomicFile, SaveOptions, create_directories, sweep_in};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifecycle::CheckpointError;
+use crate::lifecycle::lock::Lock;
+
+/// The name of the lock file.
+const LOCK_FILE: &str = "pipeline.lock";
 
 /// How many names are tried for a state that is kept.
 const ATTEMPTS: usize = 1000;
@@ -29,9 +32,13 @@ impl Store {
     /// Opens the directory, making it if it is not there, and takes its lock.
     pub(super) fn open(directory_path: &Path, save: &SaveOptions, now: &str) -> Result<Store, PipelineError> {
         let file_system = save.saves_in();
-        let directory = open_or_create(&**file_system, directory_path)
+        create_directories(&**file_system, directory_path)?;
+        let directory = uninterrupted(|| file_system.open_directory(directory_path))
             .map_err(|e| Error::io("cannot open the pipeline's directory", e).with_path(directory_path))?;
-        let lock = Lock::take(&*directory, &directory_path.join(LOCK_FILE), now)?;
+        let lock_path = directory_path.join(LOCK_FILE);
+        let lock = Lock::take(&*directory, OsStr::new(LOCK_FILE), now)
+            .map_err(|e| Error::io("cannot lock the pipeline's directory", e).with_path(&lock_path))?
+            .map_err(|holder| PipelineError::Locked { path: lock_path, holder })?;
         Ok(Store {
             directory,
             directory_path: directory_path.to_path_buf(),
@@ -139,23 +146,5 @@ impl Store {
             Ok(()) => {}
         }
         self.directory.sync()
-    }
-}
-
-/// Opens a directory; makes it, and those that it is in, durably if they are not there.
-fn open_or_create(file_system: &dyn FileSystem, path: &Path) -> io::Result<Box<dyn Directory>> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    match (uninterrupted(|| file_system.open_directory(path)), path.parent(), path.file_name()) {
-        (Err(e), Some(parent), Some(name)) if e.kind() == io::ErrorKind::NotFound => {
-            let parent = open_or_create(file_system, parent)?;
-            match uninterrupted(|| parent.create_directory(name, 0o777)) {
-                // Another process was faster.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                created => created?,
-            }
-            parent.sync()?;
-            uninterrupted(|| file_system.open_directory(path))
-        }
-        (opened, _, _) => opened,
     }
 }

@@ -16,9 +16,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::{CheckpointError, CheckpointErrorKind};
-use super::level::Level;
-use super::pipeline::lock::Lock;
-use super::validator::Validator;
+
+use super::lock::Lock;
+use super::validation::{Level, Validator};
 use crate::commit::file_system::FileSystem;
 use crate::commit::{RealFileSystem, SaveOptions, create_directories, sweep};
 use crate::error::{Error, Result};
@@ -180,7 +180,7 @@ fn lock(directory: &Path) -> Result<Lock> {
     let now = format!("{:.6}", jiff::Timestamp::now());
     RealFileSystem
         .open_directory(directory)
-        .and_then(|open| Lock::take_file(&*open, LOCK_FILE.as_ref(), &now))
+        .and_then(|open| Lock::take(&*open, LOCK_FILE.as_ref(), &now))
         .map_err(|e| Error::io("cannot lock the shard", e).with_path(&path))?
         .map_err(|holder| {
             let holder = holder.map(|holder| format!(": {holder}")).unwrap_or_default();

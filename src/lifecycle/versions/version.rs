@@ -44,7 +44,7 @@ impl Version {
     }
 
     /// 1.0, the first that was written into checkpoints.
-    pub(super) fn first() -> Version {
+    pub(in crate::lifecycle) fn first() -> Version {
         Version { text: CHECKPOINT_VERSION.to_owned(), numbers: Some(vec![1]) }
     }
 
@@ -76,7 +76,7 @@ impl Version {
 }
 
 /// What a value is that should have been text, in a few words.
-pub(super) fn in_words(value: &Value) -> String {
+pub(in crate::lifecycle) fn in_words(value: &Value) -> String {
     match value.unmarked() {
         Value::Null => "None".to_owned(),
         Value::Bool(value) => format!("the truth value {value}"),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::content::Content;
-use super::error::CheckpointError;
-use super::label::Label;
 use super::version::Version;
-use super::versions::{StepName, Versions, incompatible, unmade};
+use super::{StepName, Versions, incompatible, unmade};
 use crate::commit::{SaveOptions, Validator as CommitValidator};
 use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::lifecycle::error::CheckpointError;
+use crate::lifecycle::label::Label;
 use crate::open::OpenOptions;
 use crate::read::{Checkpoint, VerifyOptions};
 use crate::source::ReadAt;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::label::{Label, VERSION_KEY, in_document};
 use super::sharing;
 use super::version::Version;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::value::{Dict, Value};
+use crate::lifecycle::label::{self, Label, VERSION_KEY};
 use crate::read::{Checkpoint, TensorView};
 use crate::write::{Builder, FileOptions, IntoTensor, View};
 
@@ -150,7 +150,7 @@ impl<'a> Content<'a> {
     /// What there is under a key, other than tensors of a checkpoint without a document.
     pub fn get(&self, key: &str) -> Option<&Value> {
         match &self.document {
-            Some(document) => in_document(document, key),
+            Some(document) => label::in_document(document, key),
             None => self.metadata.get(key),
         }
     }
@@ -250,7 +250,7 @@ impl<'a> Content<'a> {
     /// the document at any rate.
     pub(super) fn set_version(&mut self, version: &Version, in_document: bool) -> Result<()> {
         let document = self.document.as_ref();
-        let said_there = document.is_some_and(|document| super::label::in_document(document, VERSION_KEY).is_some());
+        let said_there = document.is_some_and(|document| label::in_document(document, VERSION_KEY).is_some());
         let said_here = self.metadata.contains_key(VERSION_KEY);
         if said_there || in_document {
             if self.document.is_none() {

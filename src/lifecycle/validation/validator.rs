@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::error::{CheckpointError, CheckpointErrorKind};
 use super::level::Level;
 use super::root::{Root, listed, shown};
 use super::schema::{Misfit, Schema};
 use super::search::{Candidate, Candidates, Claim, spread};
-use super::versions::Versions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lifecycle::error::{CheckpointError, CheckpointErrorKind};
+use crate::lifecycle::versions::Versions;
 use crate::open::OpenOptions;
 use crate::read::{Checkpoint, Report, VerifyOptions};
 use crate::source::ReadAt;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
 
+use super::Versions;
 use super::content::Content;
-use super::label::VERSION_KEY;
 use super::version::Version;
-use super::versions::Versions;
 use crate::error::{Error, Result, quoted};
 use crate::format::value::{Dict, Value};
+use crate::lifecycle::label::VERSION_KEY;
 
 /// Steps that are declared in JSON: keys that are renamed, removed and set, in this order.
 ///

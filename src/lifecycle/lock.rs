@@ -1,4 +1,4 @@
-//! The lock of a pipeline's directory: one process runs there at a time.
+//! The lock of a directory: one process runs a pipeline, or fills a shard, at a time.
 //!
 //! It is advisory, never waits, and belongs to an open file: when the process ends, however it ends, the kernel gives it back. The file
 //! stays, for removing it could remove the lock that somebody else has just taken.
@@ -6,21 +6,15 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use super::PipelineError;
-use crate::commit::file_system::{Directory, OutputFile};
-use crate::error::Error;
-
-/// The name of the lock file.
-pub(super) const LOCK_FILE: &str = "pipeline.lock";
+use crate::commit::file_system::{Directory, OutputFile, uninterrupted};
 
 /// The longest note of a holder that is read, in bytes.
 const NOTE_MAX: usize = 1024;
 
-/// Who runs a pipeline.
+/// Who holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockHolder {
@@ -40,30 +34,18 @@ impl fmt::Display for LockHolder {
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
-pub(in crate::lifecycle) struct Lock {
+pub(super) struct Lock {
     _file: Box<dyn OutputFile>,
     /// Whether the file system has locks at all.
     pub(super) holds: bool,
 }
 
 /// Who holds a lock that another wants, if that could be read.
-pub(in crate::lifecycle) type Held = Option<LockHolder>;
+pub(super) type Held = Option<LockHolder>;
 
 impl Lock {
-    /// Takes the lock of a directory.
-    pub(super) fn take(directory: &dyn Directory, path: &Path, now: &str) -> Result<Lock, PipelineError> {
-        let doing = |e| Error::io("cannot lock the pipeline's directory", e).with_path(path);
-        Lock::take_file(directory, OsStr::new(LOCK_FILE), now)
-            .map_err(doing)?
-            .map_err(|holder| PipelineError::Locked { path: path.to_path_buf(), holder })
-    }
-
     /// Takes the lock of a file in a directory, which is created if it is not there.
-    pub(in crate::lifecycle) fn take_file(
-        directory: &dyn Directory,
-        name: &OsStr,
-        now: &str,
-    ) -> io::Result<Result<Lock, Held>> {
+    pub(super) fn take(directory: &dyn Directory, name: &OsStr, now: &str) -> io::Result<Result<Lock, Held>> {
         let file = uninterrupted(|| directory.open_or_create(name, 0o666))?;
         let holds = match uninterrupted(|| file.try_lock()) {
             Ok(true) => true,
@@ -111,14 +93,4 @@ fn host() -> String {
 fn plain_host(name: &str) -> String {
     let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(64).collect();
     if plain.is_empty() { "unknown".to_owned() } else { plain }
-}
-
-/// Repeats a call for as long as a signal interrupts it.
-pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
 }

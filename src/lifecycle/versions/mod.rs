@@ -1,15 +1,24 @@
 //! [`Versions`]: which versions of checkpoints a program takes, and the steps from older ones to its own.
 
+mod content;
+mod sharing;
+mod steps;
+mod upgrade;
+mod version;
+
 use std::fmt;
 use std::path::Path;
 
-use super::content::Content;
-use super::error::{CheckpointError, CheckpointErrorKind};
-use super::label::Label;
-use super::level::Level;
-use super::validator::Validator;
-use super::version::Version;
+pub use content::Content;
+pub use steps::Steps;
+pub use upgrade::{UpgradeError, UpgradeOptions, Upgraded};
+pub(super) use version::in_words;
+pub use version::{CHECKPOINT_VERSION, Version};
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::lifecycle::error::{CheckpointError, CheckpointErrorKind};
+use crate::lifecycle::label::Label;
+use crate::lifecycle::validation::{Level, Validator};
 use crate::open::OpenOptions;
 use crate::read::Checkpoint;
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::label::{Label, shared};
 use crate::error::{Result, quoted};
 use crate::format::value::{DictKind, Value};
+use crate::lifecycle::label::{Label, shared};
 use crate::read::Checkpoint;
 
 /// How many keys a message lists.
