@@ -121,6 +121,7 @@ fn json_has_all_that_the_state_says() {
                     "error": null,
                 },
             ],
+            "failed_checkpoints": [],
         })
     );
     let help = room.run(&["status", "--help"]);
@@ -180,4 +181,23 @@ fn a_state_cannot_write_on_the_terminal() {
     let ran = room.run(&["status", "."]);
     ran.failed(3, &["`status` is"]);
     assert!(!ran.err.contains(['\u{1b}', '\u{9b}', '\u{202e}', '\r']), "{ran:?}");
+}
+
+#[test]
+fn checkpoints_that_failed_follow_the_stages() {
+    let room = Room::new();
+    room.put(STATE, state().to_string());
+    let lines: String =
+        (0..7).map(|n| format!("batch_{n}.pt|corrupted: file is 0 bytes|2026-01-23T12:00:0{n}Z\n")).collect();
+    room.put("failed_checkpoints.txt", lines);
+    let ran = room.run(&["status", STATE]);
+    let lines: Vec<&str> = ran.succeeded().lines().skip(5).collect();
+    assert_eq!(lines.len(), 7);
+    assert_eq!(lines[0], "Found 7 failed checkpoints from previous runs:");
+    assert_eq!(lines[5..], ["  batch_4.pt: corrupted: file is 0 bytes", "  ... and 2 more"]);
+    let json = room.json(0, &["status", ".", "--json"]);
+    let failed = json["failed_checkpoints"].as_array().unwrap();
+    assert_eq!(failed.len(), 7);
+    let last = json!({"path": "batch_6.pt", "reason": "corrupted: file is 0 bytes", "time": "2026-01-23T12:00:06Z"});
+    assert_eq!(failed[6], last);
 }

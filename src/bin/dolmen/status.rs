@@ -1,13 +1,16 @@
-//! `dolmen status`: how far a pipeline has come, from its state file alone.
+//! `dolmen status`: how far a pipeline has come, from its state file, and the checkpoints that failed.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use dolmen::lifecycle::{CHECKPOINT_EXIT_CODE, CheckpointError, PipelineState, STATE_FILE, StageRecord, Summary};
+use dolmen::lifecycle::{
+    CHECKPOINT_EXIT_CODE, CheckpointError, FailedCheckpoint, FailedLog, PipelineState, STATE_FILE, StageRecord,
+    Summary, failed_summary,
+};
 use dolmen::{Error, ErrorKind, Result};
 use serde_json::{Value as Json, json};
 
-use crate::style::{self, BAD, cannot_write, paint};
+use crate::style::{self, BAD, WARN, cannot_write, paint};
 use crate::table::{Column, Table};
 use crate::{Outcome, human, say};
 
@@ -24,19 +27,21 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
-In a directory, pipeline_state.json is read, or .checkpoints/pipeline_state.json.
-Nothing else is opened: whether the outputs of completed stages are still there
+In a directory, pipeline_state.json is read, or .checkpoints/pipeline_state.json;
+and failed_checkpoints.txt beside it. No output is opened: whether the outputs of completed stages are still there
 and good is found out when the pipeline resumes. A pipeline that runs is not
 disturbed. Times are UTC. The first line reads
 
   Progress: 3/9 stages complete, resuming from: PROTEIN_SPLITTING
 
-and ends after `complete` when all are.
+and ends after `complete` when all are. Checkpoints that an attempt to resume
+found bad follow the stages, until they pass again.
 
 JSON: {\"path\", \"complete\", \"total\", \"next\", \"created_at\", \"updated_at\",
   \"config_hash\", \"stages\": [{\"name\", \"status\", \"started_at\",
   \"completed_at\", \"failed_at\", \"duration_seconds\", \"inputs\": [...],
-  \"outputs\": [...], \"error\"}]}
+  \"outputs\": [...], \"error\"}],
+  \"failed_checkpoints\": [{\"path\", \"reason\", \"time\"}]}
 \"status\" is not_started, in_progress, completed or failed. \"next\" is the stage
 to go on with, null if all are complete. What the file does not say is null.
 
@@ -54,7 +59,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
         Ok(state) => state,
         Err(e) => return Ok(complain(&e)),
     };
-    let written = if args.json { print_json(&state) } else { print_text(&state) };
+    let failed = failed_checkpoints(&path);
+    let written = if args.json { print_json(&state, &failed) } else { print_text(&state, &failed) };
     written.map(|()| Outcome::Well).map_err(cannot_write)
 }
 
@@ -71,12 +77,24 @@ fn find(path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// The checkpoints that failed before, as remembered beside the state. That this cannot be read is no reason not to show the state.
+fn failed_checkpoints(state: &Path) -> Vec<FailedCheckpoint> {
+    let directory = match state.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    FailedLog::in_directory(directory).entries().unwrap_or_else(|e| {
+        say(&format!("{} {}", paint(WARN, "note:"), human::printable(&e.to_string())));
+        Vec::new()
+    })
+}
+
 fn complain(e: &CheckpointError) -> Outcome {
     say(&format!("{} {}", paint(BAD, "dolmen:"), human::printable(&e.to_string())));
     if e.exit_code() == CHECKPOINT_EXIT_CODE { Outcome::Unsound } else { Outcome::CouldNot }
 }
 
-fn print_json(state: &PipelineState) -> io::Result<()> {
+fn print_json(state: &PipelineState, failed: &[FailedCheckpoint]) -> io::Result<()> {
     let summary = Summary::of_state(state);
     let stages: Vec<Json> = state.stages().map(|stage| stage_json(&stage)).collect();
     let json = json!({
@@ -88,6 +106,7 @@ fn print_json(state: &PipelineState) -> io::Result<()> {
         "updated_at": state.updated_at(),
         "config_hash": state.config_hash(),
         "stages": stages,
+        "failed_checkpoints": failed.iter().map(failed_json).collect::<Vec<_>>(),
     });
     let mut out = style::plain_output();
     writeln!(out, "{}", human::json(&json))?;
@@ -108,7 +127,11 @@ fn stage_json(stage: &StageRecord) -> Json {
     })
 }
 
-fn print_text(state: &PipelineState) -> io::Result<()> {
+fn failed_json(failed: &FailedCheckpoint) -> Json {
+    json!({"path": failed.path.to_string_lossy(), "reason": failed.reason, "time": failed.time})
+}
+
+fn print_text(state: &PipelineState, failed: &[FailedCheckpoint]) -> io::Result<()> {
     let mut table = Table::new(&[
         ("stage", Column::Middle(12)),
         ("status", Column::Whole),
@@ -130,6 +153,10 @@ fn print_text(state: &PipelineState) -> io::Result<()> {
     let mut out = style::text_output();
     writeln!(out, "{}", Summary::of_state(state))?;
     table.write(&mut out, 2, style::output_width())?;
+    let failed = failed_summary(failed);
+    if !failed.is_empty() {
+        writeln!(out, "{failed}")?;
+    }
     out.flush()
 }
 
