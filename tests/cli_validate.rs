@@ -164,3 +164,14 @@ fn a_later_version_of_the_content_is_refused_on_request() {
     assert_eq!((ran.code, ran.out.as_str()), (3, words));
     assert_eq!(room.run(&["validate", "x.dolmen", "--program", "virnucpro"]).code, 2);
 }
+
+#[test]
+fn the_help_names_all_levels_in_their_order() {
+    let help = Room::new().run(&["validate", "--help"]).succeeded().split_whitespace().collect::<Vec<_>>().join(" ");
+    let levels = help.split_once("the first that it does not pass is told:").unwrap().1;
+    let mut rest = levels;
+    for level in dolmen::lifecycle::Level::ALL {
+        let at = rest.find(level.name()).unwrap_or_else(|| panic!("{level} is missing, or comes too early: {levels}"));
+        rest = &rest[at..];
+    }
+}

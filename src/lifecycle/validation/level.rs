@@ -33,6 +33,22 @@ pub enum Level {
 }
 
 impl Level {
+    /// All levels, in their order.
+    pub const ALL: [Level; 12] = [
+        Level::Exists,
+        Level::Readable,
+        Level::NotEmpty,
+        Level::Recognised,
+        Level::Complete,
+        Level::StructurallyValid,
+        Level::Checksums,
+        Level::IsDict,
+        Level::RequiredKeys,
+        Level::Schema,
+        Level::IdsMatchRows,
+        Level::Version,
+    ];
+
     /// The name in messages and JSON, such as `not empty`.
     pub fn name(self) -> &'static str {
         match self {
