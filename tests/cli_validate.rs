@@ -175,3 +175,18 @@ fn the_help_names_all_levels_in_their_order() {
         rest = &rest[at..];
     }
 }
+
+#[test]
+fn arrays_and_kept_originals_that_were_not_asked_about_fail_nothing() {
+    let room = Room::new();
+    let mut b = features(1, 1);
+    b.metadata("version", "1.0");
+    room.save("d/x.dolmen", &b);
+    room.save("d/x.dolmen.v1.0.bak", &b);
+    let ran = room.run(&["convert", "d/x.dolmen", "d/x.npy"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = room.run(&["validate", "d", "--program", "virnucpro=1.5"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = room.run(&["validate", "d/x.npy"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+}

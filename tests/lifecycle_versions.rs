@@ -947,3 +947,118 @@ mod command {
         assert_eq!(CheckpointInfo::of(room.path("new.dolmen")).version, "2.0");
     }
 }
+
+// What is lost, said before it is.
+
+/// A `.pt` file in whose archive another program has put a record.
+fn with_a_further_record(path: &Path) {
+    torch_save(&dictionary("1.0"), path);
+    let mut zip =
+        zip::ZipWriter::new_append(std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap()).unwrap();
+    zip.start_file("archive/provenance.json", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut zip, b"{}").unwrap();
+    zip.finish().unwrap();
+}
+
+#[test]
+fn a_record_that_an_upgrade_would_lose_is_a_reason_not_to() {
+    let room = room();
+    let path = room.path().join("x.pt");
+    with_a_further_record(&path);
+    let before = std::fs::read(&path).unwrap();
+    assert!(Checkpoint::open(&path).is_ok());
+    let e = versions("1.5").upgrade(&path).unwrap_err();
+    assert!(e.to_string().contains("\"archive/provenance.json\" would be lost"), "{e}");
+    assert_eq!((std::fs::read(&path).unwrap(), e.exit_code()), (before, 3));
+    let out = room.path().join("x.dolmen");
+    let notes = dolmen::foreign::convert(&path, &out, &dolmen::foreign::ConvertOptions::new()).unwrap();
+    assert!(notes.iter().any(|note| note.contains("provenance.json\" is left out")), "{notes:?}");
+    torch_save(&dictionary("1.0"), &path);
+    versions("1.5").upgrade(&path).unwrap();
+}
+
+#[test]
+fn a_dry_run_tells_all_that_the_real_one_tells() {
+    let room = room();
+    let path = room.path().join("x.pt");
+    let mut b = Builder::new();
+    b.tensor("weight", &[1.0f32, 2.0]).unwrap().tensor("bias", &[1.0f32]).unwrap();
+    let entries = [("weight", Value::tensor("weight")), ("bias", Value::tensor("bias"))];
+    b.document(Value::from(Dict::from(entries)));
+    torch_save(&b, &path);
+    let dry = versions("1.0").upgrade_with(&path, &UpgradeOptions::new().dry_run(true)).unwrap();
+    assert!(dry.notes.iter().any(|note| note.contains("state dict") && note.contains("\"version\"")), "{dry:?}");
+    let real = versions("1.0").upgrade(&path).unwrap();
+    assert_eq!(dry.notes, real.notes);
+    // What cannot be written is found without writing.
+    let alien = |content: &mut Content<'_>| {
+        let dtype = DType::from_code(0x9001, 8).unwrap();
+        content.set_tensor("weight", TensorData::raw(dtype, [2usize], vec![0; 2])?)
+    };
+    let versions = versions("2.0").step("1.0", "2.0", alien).unwrap();
+    versions.upgrade_with(&path, &UpgradeOptions::new().dry_run(true)).unwrap_err();
+}
+
+#[test]
+fn an_output_that_is_the_file_itself_or_says_another_format_is_refused() {
+    let room = room();
+    let path = room.path().join("x.dolmen");
+    versioned("1.0").save(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let link = room.path().join("link.dolmen");
+    std::os::unix::fs::symlink("x.dolmen", &link).unwrap();
+    for output in [&path, &room.path().join(".").join("x.dolmen"), &link, &room.path().join("x.pt")] {
+        let e = versions("1.5").upgrade_with(&path, &UpgradeOptions::new().output(output)).unwrap_err();
+        assert_eq!(e.exit_code(), 1, "{e}");
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{}", output.display());
+    }
+    versions("1.5").upgrade_with(&path, &UpgradeOptions::new().output(room.path().join("y.dolmen"))).unwrap();
+}
+
+#[test]
+fn tied_tensors_follow_the_key_that_they_are_named_after() {
+    let tied = || {
+        let mut b = Builder::new();
+        b.tensor("encoder.w", &[1.0f32, 2.0]).unwrap().alias("decoder.w", "encoder.w").unwrap();
+        let encoder = Dict::from([("w", Value::Shareable(Box::new(Value::tensor("encoder.w"))))]);
+        let decoder = Dict::from([("w", Value::SharedRef(0))]);
+        b.document(Value::from(Dict::from([("encoder", Value::from(encoder)), ("decoder", Value::from(decoder))])));
+        b.to_checkpoint().unwrap()
+    };
+    let names = |change: fn(&mut Content<'_>)| {
+        let file = tied();
+        let mut content = Content::of(&file).unwrap();
+        change(&mut content);
+        let made = content.builder().unwrap().to_checkpoint().unwrap();
+        made.tensors().map(|tensor| tensor.unwrap().name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(|content| content.rename("decoder", "dec").unwrap()), ["dec.w", "encoder.w"]);
+    assert_eq!(names(|content| drop(content.remove("decoder").unwrap())), ["encoder.w"]);
+}
+
+#[test]
+fn without_a_document_names_are_taken_as_they_stand() {
+    let mut b = Builder::new();
+    for name in ["w", "w#old", "w.x", "model.a", "encoder.b"] {
+        b.tensor(name, &[1.0f32]).unwrap();
+    }
+    let file = b.to_checkpoint().unwrap();
+    let mut content = Content::of(&file).unwrap();
+    assert!(content.remove("w").unwrap());
+    assert_eq!(content.tensor_names().collect::<Vec<_>>(), ["encoder.b", "model.a", "w#old"]);
+    let e = content.rename("model", "encoder").unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidInput);
+    assert_eq!(content.tensor_names().collect::<Vec<_>>(), ["encoder.b", "model.a", "w#old"]);
+}
+
+#[test]
+fn a_status_of_the_callers_own_can_be_saved() {
+    let room = room();
+    let path = room.path().join("x.dolmen");
+    let mut b = Builder::new();
+    b.tensor("data", &[1.0f32]).unwrap();
+    Save::new().status("in_progress").save(&b, &path).unwrap();
+    assert_eq!(CheckpointInfo::of(&path).status, "in_progress");
+    assert!(Validator::new().validate(&path).is_err());
+    assert!(Validator::new().any_status(true).validate(&path).is_ok());
+}

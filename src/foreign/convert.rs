@@ -125,8 +125,15 @@ pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &Conv
         notes.push("the code of the TorchScript program is left out: its tensors and objects are kept");
     }
     #[cfg(feature = "torch")]
-    if target == Target::Dolmen && checkpoint.format() == "torch" {
-        super::torch::note_dangerous(&checkpoint, &mut notes)?;
+    if checkpoint.format() == "torch" {
+        let (file, _) = crate::source::file::open_regular(input)?;
+        for record in super::torch::further_records(&file, &options.limits).map_err(|e| e.with_path(input))? {
+            notes
+                .push(format!("the archive's record {} is left out: it is no part of the checkpoint", quoted(&record)));
+        }
+        if target == Target::Dolmen {
+            super::torch::note_dangerous(&checkpoint, &mut notes)?;
+        }
     }
     notes.extend(target.save(&checkpoint, output, options)?);
     Ok(notes)

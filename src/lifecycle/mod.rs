@@ -10,6 +10,7 @@ mod lock;
 mod pipeline;
 mod save;
 mod shards;
+mod text;
 mod validation;
 mod versions;
 

@@ -139,7 +139,9 @@ impl Save {
         if !self.validate {
             return options;
         }
+        // Who asked for the status means it.
         let validator = self.validator.clone();
+        let validator = if self.status == STATUS_COMPLETE { validator } else { validator.any_status(true) };
         options.validator(Some(Arc::new(move |file: &dyn ReadAt| {
             validator.validate_source(file).map(drop).map_err(unsaved)
         })))

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use dolmen::lifecycle::{
     CHECKPOINT_VERSION, CheckpointErrorKind, Steps, UpgradeError, UpgradeOptions, Upgraded, Version, Versions,
 };
-use dolmen::{Error, ErrorKind, Result};
+use dolmen::{ErrorKind, Result};
 use serde_json::{Value as Json, json};
 
 use crate::style::{self, BAD, FAINT, GOOD, WARN, cannot_write, paint};
@@ -87,6 +87,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     }
     let mut outcome = Outcome::Well;
     let mut told = Vec::new();
+    let mut unheard = Ok(());
     let mut out = style::text_output();
     for path in &args.paths {
         let result = versions.upgrade_with(path, &options);
@@ -95,13 +96,16 @@ pub fn run(args: &Args) -> Result<Outcome> {
             told.push(to_json(path, &result, args));
             continue;
         }
-        // Each is told as soon as it is done.
-        print(path, &result, args, &mut out).and_then(|()| out.flush()).map_err(cannot_write)?;
+        // Each is told as soon as it is done, and the others are done whether or not somebody listens.
+        unheard = unheard.and(print(path, &result, args, &mut out).and_then(|()| out.flush()));
     }
     if args.json {
-        print_json(&told).map_err(cannot_write)?;
+        unheard = print_json(&told);
     }
-    Ok(outcome)
+    match unheard {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(e)),
+        _ => Ok(outcome),
+    }
 }
 
 /// The versions to go through. What is wrong with the steps, or with `--to`, is wrong usage, and ends the program.
@@ -110,8 +114,11 @@ fn versions(args: &Args) -> Result<Versions> {
         let to = args.to.as_ref().map_or(CHECKPOINT_VERSION, Version::as_str);
         return Ok(Versions::new("a program", to).unwrap_or_else(|e| usage(&e.reason())));
     };
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", e).with_path(path))?;
-    let versions = text.parse().and_then(|steps: Steps| steps.versions(args.to.as_ref()));
+    let steps = match Steps::open(path) {
+        Err(e) if e.kind() != ErrorKind::InvalidInput => return Err(e),
+        steps => steps,
+    };
+    let versions = steps.and_then(|steps| steps.versions(args.to.as_ref()));
     Ok(versions.unwrap_or_else(|e| usage(&format!("{}: {}", human::path(path), human::printable(&e.reason())))))
 }
 

@@ -34,6 +34,7 @@ pub use export::save;
 pub use export::{ExportOptions, write};
 pub use module::{ModuleTensor, Modules, Role};
 pub use rebuild::LIST_LEN;
+pub use records::further_records;
 pub(crate) use records::is_cut_off;
 #[cfg(feature = "fs")]
 pub use scan::globals;

@@ -39,6 +39,34 @@ pub(super) fn check_all(source: &dyn ReadAt) -> Result<()> {
     archive.records().iter().try_for_each(|record| copy_record(source, record, &mut io::sink()))
 }
 
+/// The records of an archive that are no part of a checkpoint as PyTorch writes it: what other programs put there. They are not read, and no
+/// conversion keeps them. None, of a file that is no ZIP archive.
+///
+/// # Errors
+/// What is wrong with the archive.
+pub fn further_records(source: &dyn ReadAt, limits: &Limits) -> Result<Vec<String>> {
+    if !crate::read::read_start(source)?.starts_with(b"PK") {
+        return Ok(Vec::new());
+    }
+    let archive = Archive::read(source, limits)?;
+    let is_known = |name: &str| {
+        let within = name.split_once('/').map_or(name, |(_, within)| within);
+        matches!(
+            within,
+            "data.pkl"
+                | "constants.pkl"
+                | "version"
+                | "byteorder"
+                | ".format_version"
+                | ".storage_alignment"
+                | ".data/serialization_id"
+        ) || ["data/", "constants/", "code/"].iter().any(|folder| within.starts_with(folder))
+    };
+    // A folder has a record of its own in archives that were packed by hand.
+    let names = archive.records().iter().map(|record| record.name.as_str());
+    Ok(names.filter(|name| !is_known(name) && !name.ends_with('/')).map(str::to_owned).collect())
+}
+
 /// Names the record that a damaged place is in.
 #[cold]
 pub(super) fn name_damaged(e: Error, source: &dyn ReadAt) -> Error {

@@ -86,30 +86,36 @@ impl Value {
     ///
     /// **Cost:** as [`descendants`](Self::descendants).
     pub fn visit_mut(&mut self, mut visit: impl FnMut(&mut Value)) {
-        let mut pending = vec![self];
-        while let Some(value) = pending.pop() {
-            visit(value);
+        self.visit_mut_by_depth(|value, _| visit(value));
+    }
+
+    /// As [`visit_mut`](Self::visit_mut); `visit` is told how deep within this value each lies, too: this one at 0.
+    pub(crate) fn visit_mut_by_depth(&mut self, mut visit: impl FnMut(&mut Value, usize)) {
+        let mut pending = vec![(self, 0usize)];
+        let mut within: Vec<&mut Value> = Vec::new();
+        while let Some((value, depth)) = pending.pop() {
+            visit(value, depth);
             match value {
                 Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => {
-                    pending.extend(items.iter_mut().rev());
+                    within.extend(items.iter_mut().rev());
                 }
                 Value::Dict(dict) => {
-                    pending.extend(dict.attributes.as_deref_mut());
-                    pending.extend(dict.factory.as_deref_mut());
-                    pending.extend(pairs_mut(&mut dict.entries));
+                    within.extend(dict.attributes.as_deref_mut());
+                    within.extend(dict.factory.as_deref_mut());
+                    within.extend(pairs_mut(&mut dict.entries));
                 }
-                Value::Map(map) => pending.extend(values_mut(map)),
-                Value::Tensor(tensor) => pending.extend(values_mut(&mut tensor.attributes)),
+                Value::Map(map) => within.extend(values_mut(map)),
+                Value::Tensor(tensor) => within.extend(values_mut(&mut tensor.attributes)),
                 Value::Object(object) => {
                     let Object { class, args, kwargs, state, items, entries, new: _ } = &mut **object;
-                    pending.extend(pairs_mut(entries.as_deref_mut().unwrap_or_default()));
-                    pending.extend(pairs_mut(kwargs.as_deref_mut().unwrap_or_default()));
-                    pending.extend(state);
-                    pending.extend(items.as_deref_mut().unwrap_or_default().iter_mut().rev());
-                    pending.push(class);
-                    pending.extend(args);
+                    within.extend(pairs_mut(entries.as_deref_mut().unwrap_or_default()));
+                    within.extend(pairs_mut(kwargs.as_deref_mut().unwrap_or_default()));
+                    within.extend(state);
+                    within.extend(items.as_deref_mut().unwrap_or_default().iter_mut().rev());
+                    within.push(class);
+                    within.extend(args);
                 }
-                Value::Shareable(inner) => pending.push(inner),
+                Value::Shareable(inner) => within.push(inner),
                 Value::Null
                 | Value::Bool(_)
                 | Value::Int(_)
@@ -123,6 +129,7 @@ impl Value {
                 | Value::Global(_)
                 | Value::SharedRef(_) => {}
             }
+            pending.extend(within.drain(..).map(|value| (value, depth.saturating_add(1))));
         }
     }
 }

@@ -76,8 +76,7 @@ impl Root {
             return Some(found);
         }
         // A key may have dots of its own, so every place where it can be split is tried; the shortest head first.
-        let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
-        splits.find_map(|(head, rest)| self.within(self.value(head)?, rest, MAX_PARTS))
+        splits(key).find_map(|(head, rest)| self.within(self.value(head)?, rest, MAX_PARTS))
     }
 
     /// What lies within a value at keys with dots between them.
@@ -86,8 +85,7 @@ impl Root {
             return self.resolved(found);
         }
         let parts = parts.checked_sub(1)?;
-        let mut splits = key.match_indices('.').map(|(at, dot)| (&key[..at], &key[at.saturating_add(dot.len())..]));
-        splits.find_map(|(head, rest)| self.within(self.resolved(get(value, head)?)?, rest, parts))
+        splits(key).find_map(|(head, rest)| self.within(self.resolved(get(value, head)?)?, rest, parts))
     }
 
     /// The first keys, for messages, such as `'data', 'ids' and 3 more`.
@@ -127,7 +125,15 @@ impl Root {
 /// Keys within keys that are looked for at most.
 const MAX_PARTS: u32 = 32;
 
+/// What stands before and after each dot of a key.
+fn splits(key: &str) -> impl Iterator<Item = (&str, &str)> {
+    key.match_indices('.').filter_map(|(at, _)| Some((key.get(..at)?, key.get(at.checked_add(1)?..)?)))
+}
+
 fn get<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    if let Value::Map(map) = value {
+        return map.get(key);
+    }
     entries(value)?.iter().rev().find(|(k, _)| k.as_str() == Some(key)).map(|(_, value)| value)
 }
 

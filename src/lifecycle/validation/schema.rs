@@ -8,10 +8,9 @@ use serde_json::{Map, Value as Json};
 use super::root::{Root, listed, shown};
 use crate::error::{Error, Result, quoted};
 use crate::format::dtype::DType;
+use crate::lifecycle::text::read_text;
 use crate::read::{Checkpoint, TensorView};
 
-/// How long the file of a schema may be.
-const MAX_FILE_LEN: u64 = 16 << 20;
 /// How long a pattern, or the name of a dim, may be.
 const MAX_TEXT_LEN: usize = 4096;
 
@@ -113,14 +112,7 @@ impl Schema {
     /// [`Io`](crate::ErrorKind::Io); [`InvalidInput`](crate::ErrorKind::InvalidInput) for what is no schema, saying where.
     pub fn open(path: impl AsRef<Path>) -> Result<Schema> {
         let path = path.as_ref();
-        let (file, len) = crate::source::file::open_regular(path)?;
-        if len > MAX_FILE_LEN {
-            return Err(Error::invalid(format!("a schema of {len} bytes is too long")).with_path(path));
-        }
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_FILE_LEN), &mut text)
-            .map_err(|e| Error::io("cannot read the schema", e).with_path(path))?;
-        Schema::from_json(&text).map_err(|e| e.with_path(path))
+        Schema::from_json(&read_text(path)?).map_err(|e| e.with_path(path))
     }
 
     /// Reads a schema from JSON.

@@ -38,6 +38,7 @@ use crate::source::ReadAt;
 pub struct Validator {
     quick: bool,
     any_root: bool,
+    any_status: bool,
     required_keys: Vec<String>,
     schema: Option<Arc<Schema>>,
     /// Keys whose lengths must agree.
@@ -86,6 +87,7 @@ impl Validator {
         Validator {
             quick: false,
             any_root: false,
+            any_status: false,
             required_keys: Vec::new(),
             schema: None,
             rows: Vec::new(),
@@ -103,6 +105,12 @@ impl Validator {
     /// Whether to accept what holds no dictionary: a module that was pickled whole, a list, an array.
     pub fn any_root(mut self, any_root: bool) -> Validator {
         self.any_root = any_root;
+        self
+    }
+
+    /// Whether to accept what says of itself that it is not finished.
+    pub fn any_status(mut self, any_status: bool) -> Validator {
+        self.any_status = any_status;
         self
     }
 
@@ -221,7 +229,7 @@ impl Validator {
         for (file, result) in files.iter().zip(results) {
             match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
                 Some(Ok(validated)) => batch.valid.push(validated),
-                Some(Err(e)) if e.error().is_some_and(|e| file.is_passed_over(e)) || file.is_unmeant_and_empty(&e) => {
+                Some(Err(e)) if file.is_unmeant(&e) => {
                     batch.passed_over = batch.passed_over.saturating_add(1);
                 }
                 Some(Err(e)) => batch.failed.push(e),
@@ -271,7 +279,7 @@ impl Validator {
         // Which checks metadata and document.
         let root = Root::of(checkpoint).map_err(malformed)?;
         // The original's saves begin with this, and say `complete` when they are done.
-        if root.label().is_in_progress() {
+        if root.label().is_in_progress() && !self.any_status {
             let message = "status is in_progress: the program that saved it did not finish";
             return Err(CheckpointError::new(path, CheckpointErrorKind::Corrupted, message).at_level(Level::Complete));
         }
@@ -339,9 +347,15 @@ impl Validator {
 }
 
 impl Candidate {
-    /// Whether nobody says that an empty file is a checkpoint: an empty file is told before it is opened.
-    fn is_unmeant_and_empty(&self, e: &CheckpointError) -> bool {
-        self.claim == Claim::Found && e.level == Some(Level::NotEmpty)
+    /// Whether nobody says that a file which did not pass is a checkpoint.
+    fn is_unmeant(&self, e: &CheckpointError) -> bool {
+        if e.error().is_some_and(|e| self.is_passed_over(e)) {
+            return true;
+        }
+        // An empty file is told before it is opened; a lone array can be anything; and an upgrade keeps originals as `.bak`.
+        let is_backup = self.path.extension().is_some_and(|extension| extension == "bak");
+        let is_array = self.path.extension().is_some_and(|extension| extension == "npy");
+        self.claim == Claim::Found && (e.level == Some(Level::NotEmpty) || is_array || is_backup)
     }
 }
 

@@ -206,7 +206,7 @@ impl<'a> Content<'a> {
             if beneath.is_empty() && !self.metadata.contains_key(old) {
                 return Err(missing());
             }
-            if self.metadata.contains_key(new) {
+            if self.metadata.contains_key(new) || self.tensor_names().any(|name| is_beneath(name, new)) {
                 return Err(taken());
             }
             let names = renamed(beneath, old, new);
@@ -226,8 +226,9 @@ impl<'a> Content<'a> {
         let dict = self.document.as_ref().and_then(Value::as_dict);
         let entries = positions.iter().filter_map(|&at| dict?.entries.get(at));
         let is_shared = entries.clone().any(|(key, _)| sharing::has_shareables(key));
-        let mentioned: BTreeSet<&str> = entries.flat_map(|(_, value)| value.tensor_names()).collect();
-        let names = renamed(mentioned.into_iter().filter(|name| is_beneath(name, old)), old, new);
+        let mut mentioned: BTreeSet<&str> = entries.flat_map(|(_, value)| value.tensor_names()).collect();
+        mentioned.extend(self.further_names(old));
+        let names = renamed(mentioned.into_iter().filter(|name| is_beneath_key(name, old)), old, new);
         self.rename_tensors(&names)?;
         self.edit(is_shared, |dict| {
             for at in positions {
@@ -316,6 +317,11 @@ impl<'a> Content<'a> {
         self.tensor_names().filter(|name| !mentioned.contains(name)).collect()
     }
 
+    /// The further names, beneath a key, of tensors that the document holds in several places and mentions in another.
+    fn further_names(&self, key: &str) -> Vec<&str> {
+        self.unmentioned().into_iter().filter(|name| is_beneath_key(name, key)).collect()
+    }
+
     fn mentioned(&self) -> BTreeSet<&str> {
         self.document.iter().flat_map(Value::tensor_names).collect()
     }
@@ -334,8 +340,8 @@ impl<'a> Content<'a> {
         let dict = self.document.as_ref().and_then(Value::as_dict);
         let entries = || positions.iter().filter_map(|&at| dict?.entries.get(at));
         let is_shared = entries().any(|(key, value)| sharing::has_shareables(key) || sharing::has_shareables(value));
-        let before: BTreeSet<String> =
-            entries().flat_map(|(_, value)| value.tensor_names()).map(str::to_owned).collect();
+        let under_key = entries().flat_map(|(_, value)| value.tensor_names()).chain(self.further_names(key));
+        let before: BTreeSet<String> = under_key.map(str::to_owned).collect();
         self.edit(is_shared, |dict| {
             let mut gone = positions.into_iter();
             if let Some(value) = value
@@ -344,8 +350,15 @@ impl<'a> Content<'a> {
             {
                 *old = value;
             }
-            // From the end, so that positions stay true.
-            gone.rev().for_each(|at| drop(dict.entries.remove(at)));
+            let (mut next, mut at) = (gone.next(), 0usize);
+            dict.entries.retain(|_| {
+                let is_gone = next == Some(at);
+                if is_gone {
+                    next = gone.next();
+                }
+                at = at.saturating_add(1);
+                !is_gone
+            });
         })?;
         let mentioned = self.mentioned();
         let gone: Vec<String> = before.into_iter().filter(|name| !mentioned.contains(name.as_str())).collect();
@@ -358,7 +371,11 @@ impl<'a> Content<'a> {
         let no_dict = || Error::invalid("the document is no dictionary, and has no keys");
         let document = self.document.as_mut().ok_or_else(no_dict)?;
         if shared {
-            return sharing::edit(document, change);
+            // On a copy: it may turn out that it cannot be done.
+            let mut changed = document.clone();
+            sharing::edit(&mut changed, change)?;
+            *document = changed;
+            return Ok(());
         }
         let mut value = document;
         while let Value::Shareable(inner) = value {
@@ -398,9 +415,14 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Whether a tensor is named after a key: as it, or as what is beneath it, or as a further one of those.
+/// Whether a tensor is named after a key: as it, or as what is beneath it.
 fn is_beneath(name: &str, key: &str) -> bool {
-    name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '#']))
+    name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Whether a tensor is named after a key of a document, where a number after `#` tells apart what would have the same name.
+fn is_beneath_key(name: &str, key: &str) -> bool {
+    is_beneath(name, key) || name.strip_prefix(key).is_some_and(|rest| rest.starts_with('#'))
 }
 
 /// The names that tensors get, which are named after a key.

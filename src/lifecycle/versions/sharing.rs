@@ -5,7 +5,7 @@
 //! where it is referred to first.
 
 use crate::error::{Error, Result};
-use crate::format::value::{Dict, Value};
+use crate::format::value::{Dict, MAX_DEPTH, Value};
 
 /// Whether there are shareable values in a value.
 pub(super) fn has_shareables(value: &Value) -> bool {
@@ -71,12 +71,14 @@ fn lift(value: &mut Value, lifted: &mut Vec<Option<Value>>) {
 fn settle(document: &mut Value, mut lifted: Vec<Option<Value>>) -> Result<()> {
     let mut numbers: Vec<Option<u64>> = vec![None; lifted.len()];
     let mut begun = 0u64;
-    let mut missing = false;
-    document.visit_mut(|value| {
+    let (mut missing, mut too_deep) = (false, false);
+    document.visit_mut_by_depth(|value, depth| {
         let Value::SharedRef(number) = value else { return };
         let at = usize::try_from(*number).unwrap_or(usize::MAX);
         match (numbers.get_mut(at), lifted.get_mut(at)) {
             (Some(Some(known)), _) => *number = *known,
+            // What lay side by side may come to lie within each other, as deep as there are values.
+            (Some(None), Some(_)) if depth >= MAX_DEPTH => too_deep = true,
             (Some(known @ None), Some(inner)) => {
                 *known = Some(begun);
                 begun = begun.saturating_add(1);
@@ -87,6 +89,10 @@ fn settle(document: &mut Value, mut lifted: Vec<Option<Value>>) -> Result<()> {
     });
     if missing {
         return Err(Error::invalid("the document refers to a shareable value that is not there"));
+    }
+    if too_deep {
+        let message = format!("values that refer to each other would nest more than {MAX_DEPTH} deep");
+        return Err(Error::invalid(message).with_advice("keep the key that holds them"));
     }
     Ok(())
 }
@@ -129,6 +135,26 @@ mod tests {
             ("again", Value::List(vec![Value::SharedRef(2), Value::SharedRef(1), Value::SharedRef(0)])),
         ]));
         assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn a_chain_of_values_is_not_nested_without_limit() {
+        let chain = |n: u64| {
+            let link = |k: u64| match k {
+                0 => shareable("first"),
+                k => shareable(Value::List(vec![Value::SharedRef(k - 1)])),
+            };
+            let scratch = Value::List((0..n).map(link).collect());
+            Value::from(Dict::from([("scratch", scratch), ("last", Value::SharedRef(n - 1))]))
+        };
+        let mut document = chain(500);
+        remove(&mut document, "scratch");
+        assert_eq!(document.descendants().filter(|value| matches!(value, Value::Shareable(_))).count(), 500);
+        for n in [2_000, 100_000] {
+            let without = |dict: &mut Dict| dict.entries.retain(|(key, _)| key.as_str() != Some("scratch"));
+            let e = edit(&mut chain(n), without).unwrap_err();
+            assert!(e.to_string().contains("would nest more than 1024 deep"), "{e}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`Steps`]: steps from one version to the next that are declared, not programmed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
@@ -10,6 +11,7 @@ use super::version::Version;
 use crate::error::{Error, Result, quoted};
 use crate::format::value::{Dict, Value};
 use crate::lifecycle::label::VERSION_KEY;
+use crate::lifecycle::text::read_text;
 
 /// Steps that are declared in JSON: keys that are renamed, removed and set, in this order.
 ///
@@ -46,6 +48,15 @@ struct Changes {
 }
 
 impl Steps {
+    /// Reads steps from a file of JSON.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io); [`InvalidInput`](crate::ErrorKind::InvalidInput) for what declares no steps, saying where.
+    pub fn open(path: impl AsRef<Path>) -> Result<Steps> {
+        let path = path.as_ref();
+        read_text(path)?.parse().map_err(|e: Error| e.with_path(path))
+    }
+
     /// The version that the steps lead to.
     pub fn version(&self) -> &Version {
         &self.version

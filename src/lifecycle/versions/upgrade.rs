@@ -11,8 +11,10 @@ use super::version::Version;
 use super::{StepName, Versions, incompatible, unmade};
 use crate::commit::{SaveOptions, Validator as CommitValidator};
 use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::format::limits::Limits;
+use crate::format::value::Value;
 use crate::lifecycle::error::CheckpointError;
-use crate::lifecycle::label::Label;
+use crate::lifecycle::label::{Label, VERSION_KEY};
 use crate::open::OpenOptions;
 use crate::read::{Checkpoint, VerifyOptions};
 use crate::source::ReadAt;
@@ -178,6 +180,10 @@ impl Versions {
             return Ok(nothing(from.clone()));
         }
         let format = Format::of(&checkpoint).ok_or_else(|| unwritable(path, &checkpoint))?;
+        if let Some(output) = &options.output {
+            check_output(path, output, format).map_err(UpgradeError::Save)?;
+        }
+        check_records(path, format)?;
         // The index may be right and yet break rules that copying it would carry along.
         checkpoint.check_index().map_err(of_file)?;
         let mut content = Content::of(&checkpoint).map_err(of_file)?;
@@ -187,10 +193,12 @@ impl Versions {
             check_is_in_document(path, &content, &unmentioned)?;
         }
         let mut upgraded = Upgraded { steps, ..nothing(self.current().clone()) };
+        let said_before = label.version.is_some();
         let output = options.output.as_deref().unwrap_or(path);
         let backup = options.backup.then(|| Backup::of(path, &from)).transpose().map_err(UpgradeError::Save)?;
         if options.dry_run {
-            content.builder().and_then(|builder| builder.plan()).map_err(|e| unmade(path, e))?;
+            upgraded.notes = write_nowhere(path, format, &content)?;
+            upgraded.notes.extend(note_on_state_dict(format, &content, said_before));
             return Ok(upgraded);
         }
         let save = options.save.clone().validator(Some(self.validator_of(backup.clone())));
@@ -198,6 +206,7 @@ impl Versions {
             let is_in_place = matches!(e, UpgradeError::Save(e) if e.kind() == ErrorKind::NotDurable);
             backup.iter().filter(|_| !is_in_place).for_each(Backup::undo);
         })?;
+        upgraded.notes.extend(note_on_state_dict(format, &content, said_before));
         upgraded.written = Some(output.to_path_buf());
         upgraded.backup = backup.map(|backup| backup.copy);
         Ok(upgraded)
@@ -254,6 +263,56 @@ fn write(
     }
 }
 
+/// Does all that writing the new file does, but for keeping what is written.
+fn write_nowhere(path: &Path, format: Format, content: &Content<'_>) -> Result<Vec<String>, UpgradeError> {
+    let builder = content.builder().map_err(|e| unmade(path, e))?;
+    match format {
+        Format::Dolmen => {
+            builder.plan().map_err(|e| unmade(path, e))?;
+            Ok(Vec::new())
+        }
+        #[cfg(feature = "torch")]
+        Format::Torch => {
+            let made = builder.to_checkpoint().map_err(|e| unmade(path, e))?;
+            let options = crate::foreign::torch::ExportOptions::new();
+            let notes = crate::foreign::torch::write(&made, std::io::sink(), options).map_err(|e| unmade(path, e))?;
+            Ok(notes.iter().map(str::to_owned).collect())
+        }
+    }
+}
+
+/// Refuses a file that has more in it than a checkpoint holds: that would be lost.
+fn check_records(path: &Path, format: Format) -> Result<(), UpgradeError> {
+    match format {
+        Format::Dolmen => Ok(()),
+        #[cfg(feature = "torch")]
+        Format::Torch => {
+            let of_file = |e| CheckpointError::of(path, e);
+            let file = std::fs::File::open(path).map_err(|e| of_file(Error::io("cannot open", e)))?;
+            let further = crate::foreign::torch::further_records(&file, &Limits::NONE).map_err(of_file)?;
+            let Some(first) = further.first() else { return Ok(()) };
+            let message = match further.len().saturating_sub(1) {
+                0 => format!("the archive's record {} would be lost", quoted(first)),
+                more => format!("the archive's record {} and {more} more would be lost", quoted(first)),
+            };
+            Err(incompatible(path, message).with_advice("convert it to .dolmen, and keep the archive").into())
+        }
+    }
+}
+
+/// What those should know who load a dictionary that held tensors alone, and says its version now.
+fn note_on_state_dict(format: Format, content: &Content<'_>, said_before: bool) -> Option<String> {
+    let entries = &content.document()?.as_dict()?.entries;
+    let is_tensor = |(key, value): &(Value, Value)| {
+        key.as_str() == Some(VERSION_KEY) || value.as_tensor().is_some() || matches!(value, Value::SharedRef(_))
+    };
+    let is_state_dict =
+        format.has_document_alone() && !said_before && entries.len() > 1 && entries.iter().all(is_tensor);
+    is_state_dict.then(|| {
+        "it looks like a state dict: load_state_dict(strict=True) will call the key \"version\" unexpected".to_owned()
+    })
+}
+
 /// A copy of the original: another name for the same file, which stays when the first one is given to the new file.
 #[derive(Clone, Debug)]
 struct Backup {
@@ -285,12 +344,44 @@ impl Backup {
         Ok(())
     }
 
-    /// Takes it back, if the original has kept its name.
+    /// Takes it back, if the original is known to have kept its name: otherwise this may be all that is left of it.
     fn undo(&self) {
-        if self.is_made.swap(false, Ordering::Relaxed) {
+        if self.is_made.swap(false, Ordering::Relaxed) && is_same_file(&self.original, &self.copy) {
             let _ = std::fs::remove_file(&self.copy);
         }
     }
+}
+
+/// Whether two names are known to stand for the same file.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path: &Path| std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        identity(a).is_some_and(|a| identity(b) == Some(a))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (a, b);
+        false
+    }
+}
+
+/// Refuses to write where the file is that was to be left alone, and under a name that says another format.
+fn check_output(path: &Path, output: &Path, format: Format) -> Result<()> {
+    let place = |path: &Path| std::fs::canonicalize(path).ok();
+    if place(output).is_some_and(|output| place(path) == Some(output)) {
+        let e = Error::invalid("the output is the file itself, which was to be left alone").with_path(output);
+        return Err(e.with_advice("name another file, or none: then it is upgraded in its place"));
+    }
+    let extension = output.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let says_dolmen = extension.as_deref() == Some("dolmen");
+    let says_torch = matches!(extension.as_deref(), Some("pt" | "pth" | "ckpt"));
+    if (says_dolmen && format != Format::Dolmen) || (says_torch && format == Format::Dolmen) {
+        let e = Error::invalid("an upgrade keeps the format, and this name says another").with_path(output);
+        return Err(e.with_advice("upgrade first, then convert"));
+    }
+    Ok(())
 }
 
 fn unwritable(path: &Path, checkpoint: &Checkpoint) -> CheckpointError {
@@ -317,5 +408,27 @@ fn check_is_in_document(path: &Path, content: &Content<'_>, unmentioned: &[Strin
             Err(incompatible(path, message).with_advice(advice))
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_is_taken_back_only_while_the_original_has_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.dolmen");
+        std::fs::write(&path, "old").unwrap();
+        let backup = Backup::of(&path, &Version::first()).unwrap();
+        backup.keep().unwrap();
+        backup.undo();
+        assert!(!backup.copy.exists());
+        // The rename had its effect, and said that it failed.
+        backup.keep().unwrap();
+        std::fs::write(directory.path().join("new"), "new").unwrap();
+        std::fs::rename(directory.path().join("new"), &path).unwrap();
+        backup.undo();
+        assert_eq!(std::fs::read(&backup.copy).unwrap(), b"old");
     }
 }
