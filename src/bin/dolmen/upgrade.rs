@@ -164,12 +164,12 @@ fn print(path: &Path, result: &Result<Upgraded, UpgradeError>, args: &Args, out:
         Err(e) => return writeln!(out, "{}  {shown}: {}", paint(BAD, verdict), human::printable(&reason(e))),
     };
     if upgraded.steps.is_empty() {
-        return writeln!(
-            out,
-            "{}  {shown}{}",
-            paint(GOOD, verdict),
-            paint(FAINT, format!("  version {}", upgraded.from))
-        );
+        let not_written = match &args.output {
+            Some(output) => format!("; {} was not written", human::path(output)),
+            None => String::new(),
+        };
+        let version = paint(FAINT, format!("  version {}{not_written}", upgraded.from));
+        return writeln!(out, "{}  {shown}{version}", paint(GOOD, verdict));
     }
     let versions = format!("  from version {} to {}", upgraded.from, upgraded.to);
     writeln!(out, "{}  {shown}{}", paint(GOOD, verdict), paint(FAINT, versions))?;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dolmen::lifecycle::{
-    Batch, Candidates, CheckpointError, CheckpointErrorKind, FailedLog, Level, Schema, Validated, Validator, Version,
-    Versions,
+    Batch, Candidates, CheckpointError, CheckpointErrorKind, FailedCheckpoint, FailedLog, Level, Schema, Validated,
+    Validator, Version, Versions,
 };
 use dolmen::{Error, ErrorKind, Result};
 use serde_json::{Value as Json, json};
@@ -66,8 +66,9 @@ Failures:
   unreadable    the machine could not read it, and nothing is known of it
 
 With --log-failures each failure is a line of failed_checkpoints.txt in DIR (or
-beside a checkpoint that is given itself); the lines of checkpoints that pass are
-taken out, but not with --quick, which cannot tell whether data is whole.
+beside a checkpoint that is given itself), unless it is one already; the lines of
+checkpoints that pass, or are there no more, are taken out, but not with --quick,
+which cannot tell whether data is whole.
 
 A key is one of the outermost dictionary, or with dots one within it, or the name
 of a tensor. A schema looks like this:
@@ -148,26 +149,44 @@ pub fn run(args: &Args) -> Result<Outcome> {
     Ok(batch.failed.iter().map(|e| outcome(e, args)).max().unwrap_or(Outcome::Well))
 }
 
-/// Remembers what failed, and forgets what passed, in the directories that were searched.
+/// Remembers what failed, and forgets what passed or is there no more, in the directories that were searched.
+///
+/// Paths are remembered from the root on, so that it does not matter where the command was run.
 fn log_failures(batch: &Batch, args: &Args) -> Result<()> {
-    let mut failed: BTreeMap<&Path, Vec<&CheckpointError>> = BTreeMap::new();
+    let mut logs: BTreeMap<PathBuf, (Vec<FailedCheckpoint>, Vec<PathBuf>)> = BTreeMap::new();
     for e in batch.failed.iter().filter(|e| outcome(e, args) == Outcome::Unsound) {
-        failed.entry(log_directory(&e.path, args)).or_default().push(e);
+        let (failed, _) = logs.entry(absolute(log_directory(&e.path, args))).or_default();
+        failed.push(FailedCheckpoint::new(absolute(&e.path), e.reason()));
     }
-    for (directory, errors) in failed {
-        FailedLog::in_directory(directory).append_many(errors)?;
-    }
-    if args.quick {
-        return Ok(());
-    }
-    let mut passed: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
     for validated in &batch.valid {
-        passed.entry(log_directory(&validated.path, args)).or_default().push(&validated.path);
+        let (_, passed) = logs.entry(absolute(log_directory(&validated.path, args))).or_default();
+        passed.push(absolute(&validated.path));
     }
-    for (directory, paths) in passed {
-        FailedLog::in_directory(directory).clear(paths)?;
+    for (directory, (failed, mut passed)) in logs {
+        let log = FailedLog::in_directory(&directory);
+        let known = log.entries()?;
+        let is_new =
+            |e: &&FailedCheckpoint| !known.iter().any(|known| known.path == e.path && known.reason == e.reason);
+        let new: Vec<FailedCheckpoint> = failed.iter().filter(is_new).cloned().collect();
+        log.record(&new)?;
+        if !args.quick {
+            let is_gone =
+                |known: &&FailedCheckpoint| !known.path.exists() && absolute(&known.path).starts_with(&directory);
+            passed.extend(known.iter().filter(is_gone).map(|known| known.path.clone()));
+            passed.retain(|path| !failed.iter().any(|e| e.path == *path));
+            log.clear(passed)?;
+        }
     }
     Ok(())
+}
+
+/// Where a file is, whatever way led there; a link is itself, and not what it leads to.
+fn absolute(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    match (whole.parent().map(std::fs::canonicalize), whole.file_name()) {
+        (Some(Ok(directory)), Some(name)) => directory.join(name),
+        _ => whole,
+    }
 }
 
 /// The directory that a checkpoint was found in or below, as it was given; if it was given itself, that in which it lies.
