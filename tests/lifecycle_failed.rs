@@ -462,6 +462,21 @@ fn appender_notices_that_the_log_was_replaced_or_removed_while_it_waited() {
     }
 }
 
+/// So a network file system says of a file that another machine replaced.
+#[test]
+fn appender_whose_file_has_become_stale_opens_it_again() {
+    let memory = Memory::new();
+    old_log(&memory).append(&corrupted("f", "y")).unwrap();
+    let calls = memory.calls();
+    let locked = calls.iter().position(|call| matches!(call, Call::TryLock(_))).unwrap();
+    let looked = calls[locked..].iter().position(|call| matches!(call, Call::FileStatus(_))).unwrap();
+    let errno = rustix::io::Errno::STALE.raw_os_error();
+    let fault = Fault { call: locked + looked, errno, after_effect: false, forever: false };
+    let memory = Memory::new().behave(|b| b.fault = Some(fault));
+    old_log(&memory).append(&corrupted("f", "y")).unwrap();
+    assert_eq!(paths_in(&memory.content(NAME)), set(&["a", "b|c", "d", "f"]));
+}
+
 // Every call failing, every crash.
 
 const OLD: [&str; 3] = ["a", "b|c", "d"];

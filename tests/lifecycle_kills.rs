@@ -1,6 +1,7 @@
 //! The worked example, killed at random moments and started again until it is done.
 //!
-//! `DOLMEN_KILLS=1000 cargo test --test lifecycle_kills -- --nocapture` kills a thousand times and says where.
+//! `DOLMEN_KILLS=1000 cargo test --test lifecycle_kills -- --nocapture` kills a thousand times and says where; `DOLMEN_SEED` gives other
+//! moments.
 #![cfg(all(unix, feature = "cli"))]
 
 use clap::Parser;
@@ -190,8 +191,9 @@ fn killed_at_random_and_restarted_the_result_is_that_of_an_undisturbed_run() {
         begun.elapsed()
     };
 
-    let wanted = std::env::var("DOLMEN_KILLS").map_or(25, |kills| kills.parse().unwrap());
-    let mut random = Random::new(9);
+    let number = |name, usual| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let wanted = number("DOLMEN_KILLS", 25) as usize;
+    let mut random = Random::new(number("DOLMEN_SEED", 9));
     let mut tally = Tally::default();
     let begun = Instant::now();
     while tally.kills < wanted {

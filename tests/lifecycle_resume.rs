@@ -19,7 +19,7 @@ use dolmen::{Builder, Error, ErrorKind, SaveOptions};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use common::memory::{DIRECTORY, Fault, Memory};
+use common::memory::{Call, DIRECTORY, Fault, Memory};
 
 const STATE: &str = "pipeline_state.json";
 
@@ -321,6 +321,16 @@ fn directories_of_the_state_are_made() {
 }
 
 #[test]
+fn the_directory_is_made_also_if_the_state_is_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipeline = Pipeline::new(directory.path().join("work"))
+        .state_in(directory.path().join("state"))
+        .stage(Stage::new("A").output("a.txt"));
+    let mut run = pipeline.resume(&ResumeOptions::new()).unwrap();
+    run.run_all(|stage| fs::write(stage.path("a.txt"), "A")).unwrap();
+}
+
+#[test]
 fn outputs_that_are_known_only_afterwards_count_and_are_inputs_of_later_stages() {
     let directory = tempfile::tempdir().unwrap();
     let pipeline = Pipeline::new(directory.path())
@@ -369,6 +379,29 @@ fn outputs_that_are_known_only_afterwards_count_and_are_inputs_of_later_stages()
 }
 
 // What counts as complete.
+
+#[test]
+fn a_file_that_is_not_the_stage_s_own_cannot_be_named_as_its_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    fs::write(place.join("input.fa"), "ACGT").unwrap();
+    let pipeline = Pipeline::new(place)
+        .stage(Stage::new("A"))
+        .stage(Stage::new("B").input("input.fa"))
+        .stage(Stage::new("C").output("c.txt"));
+    let mut run = pipeline.resume(&ResumeOptions::new()).unwrap();
+    let mut stage = run.begin_next().unwrap().unwrap();
+    fs::write(place.join("late.txt"), "A").unwrap();
+    stage.add_output("late.txt");
+    run.complete(stage).unwrap();
+    fs::write(place.join("c.txt"), "B").unwrap();
+    for taken in ["late.txt", "c.txt", "input.fa"] {
+        let mut stage = run.begin_next().unwrap().unwrap();
+        stage.add_output(taken);
+        let e = run.complete(stage).unwrap_err().to_string();
+        assert!(e.contains(taken) && e.contains("stage B"), "{e}");
+    }
+}
 
 #[test]
 fn a_missing_output_has_its_stage_done_again_and_only_that_if_it_comes_out_the_same() {
@@ -584,6 +617,48 @@ fn skipping_validation_trusts_garbage_but_not_what_is_not_there() {
 }
 
 #[test]
+fn what_was_made_of_trusted_garbage_is_made_again_when_the_garbage_is() {
+    let job = Job::done();
+    job.put("chunks.fa", "garbage");
+    fs::remove_file(job.path("features.dolmen")).unwrap();
+    let skip = ResumeOptions::new().skip_checkpoint_validation(true);
+    assert_eq!(job.go_on(&skip).unwrap(), ["FEATURES", "PREDICTION"]);
+    assert_eq!(job.go_on(&skip).unwrap(), [""; 0]);
+    assert!(job.go_on(&ResumeOptions::new()).is_err());
+    let done = job.go_on(&ResumeOptions::new().force_resume(true)).unwrap();
+    assert_eq!(done, ["CHUNKING", "FEATURES", "PREDICTION"]);
+    assert_eq!(fs::read(job.path("prediction.txt")).unwrap(), b"ACGT");
+
+    // Only touched, it is what it was.
+    set_modified(&job.path("chunks.fa"), SystemTime::UNIX_EPOCH);
+    fs::remove_file(job.path("features.dolmen")).unwrap();
+    assert_eq!(job.go_on(&skip).unwrap(), ["FEATURES"]);
+    assert_eq!(job.go_on(&ResumeOptions::new()).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_stage_does_not_begin_on_an_input_that_changed_since_it_was_made() {
+    let job = Job::new();
+    let mut run = job.resume();
+    let stage = run.begin_next().unwrap().unwrap();
+    job.work("CHUNKING").unwrap();
+    run.complete(stage).unwrap();
+    job.put("chunks.fa", "changed");
+    let e = run.begin_next().unwrap_err();
+    assert_eq!(failed(&e), [("chunks.fa".to_owned(), CheckpointErrorKind::Corrupted)]);
+    drop(run);
+    assert!(job.go_on(&ResumeOptions::new()).is_err());
+    assert_eq!(job.go_on(&ResumeOptions::new().force_resume(true)).unwrap().len(), 3);
+
+    let mut run = job.resume();
+    fs::remove_file(job.path("prediction.txt")).unwrap();
+    drop(run);
+    run = job.resume();
+    set_modified(&job.path("features.dolmen"), SystemTime::UNIX_EPOCH);
+    assert_eq!(run.begin_next().unwrap().unwrap().name(), "PREDICTION", "only touched");
+}
+
+#[test]
 fn what_cannot_be_read_stops_the_run_also_by_force() {
     let job = Job::done();
     fs::remove_file(job.path("features.dolmen")).unwrap();
@@ -594,6 +669,32 @@ fn what_cannot_be_read_stops_the_run_also_by_force() {
         assert_eq!(e.exit_code(), 1);
     }
     assert_eq!(job.log().entries().unwrap(), [], "nothing is known of it");
+}
+
+#[test]
+fn what_passes_again_is_forgotten_however_its_path_was_written() {
+    let here = std::env::current_dir().unwrap();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let relative = directory.path().strip_prefix(&here).expect("cargo runs tests in the package");
+    let pipeline = |directory: &Path| Pipeline::new(directory).stage(Stage::new("A").checkpoint("a.dolmen"));
+    let a = directory.path().join("a.dolmen");
+    save(&a, b"AAAA");
+    pipeline(relative).resume(&ResumeOptions::new()).unwrap().run_all(|_| Ok::<(), String>(())).unwrap();
+    let good = fs::read(&a).unwrap();
+    fs::write(&a, "garbage").unwrap();
+    assert!(pipeline(relative).resume(&ResumeOptions::new()).is_err());
+    fs::write(&a, good).unwrap();
+    let run = pipeline(directory.path()).resume(&ResumeOptions::new()).unwrap();
+    assert_eq!(run.summary().to_string(), "Progress: 1/1 stages complete");
+    assert_eq!(FailedLog::in_directory(relative).entries().unwrap(), []);
+}
+
+#[test]
+fn failed_checkpoints_that_cannot_be_read_stop_nothing() {
+    let job = Job::new();
+    fs::create_dir(job.path("failed_checkpoints.txt")).unwrap();
+    let summary = job.resume().summary().to_string();
+    assert!(summary.contains("The failed checkpoints of previous runs could not be read: "), "{summary}");
 }
 
 #[test]
@@ -858,6 +959,62 @@ fn what_an_original_stage_read_is_taken_to_be_what_there_is_unless_that_is_made_
         "{summary}"
     );
     assert_eq!(job.go_on(&ResumeOptions::new()).unwrap()[..2], ["CHUNKING", "FEATURES"]);
+}
+
+/// Does the first stage with other text and is killed; then resumes.
+fn go_on_after_a_crash(job: &Job, options: &ResumeOptions) -> Vec<String> {
+    job.text.replace("TTTT".into());
+    let mut run = job.pipeline().resume(options).unwrap();
+    let stage = run.begin_next().unwrap().unwrap();
+    assert_eq!(stage.name(), "CHUNKING");
+    job.work("CHUNKING").unwrap();
+    run.complete(stage).unwrap();
+    drop(run);
+    job.go_on(&ResumeOptions::new()).unwrap()
+}
+
+#[test]
+fn what_nobody_knows_the_inputs_of_is_done_again_also_if_a_crash_comes_between() {
+    // By a state of the original.
+    let job = original("", false);
+    fs::remove_file(job.path("chunks.fa")).unwrap();
+    assert_eq!(go_on_after_a_crash(&job, &ResumeOptions::new()), ["FEATURES", "PREDICTION"]);
+
+    // By a checkpoint's own word, where the state is lost.
+    let job = Job::done();
+    job.put(STATE, "{");
+    let force = ResumeOptions::new().force_resume(true);
+    assert_eq!(go_on_after_a_crash(&job, &force), ["FEATURES", "PREDICTION"]);
+
+    // By a marker.
+    let job = Job::done();
+    fs::remove_file(job.path(STATE)).unwrap();
+    job.put("features.dolmen.done", "");
+    assert_eq!(go_on_after_a_crash(&job, &ResumeOptions::new()), ["FEATURES", "PREDICTION"]);
+}
+
+#[test]
+fn what_an_original_stage_made_and_no_stage_declares_is_an_input_of_those_that_name_it() {
+    let job = original("", false);
+    fs::remove_file(job.path("chunks.fa")).unwrap();
+    let pipeline = Pipeline::new(job.directory.path())
+        .config("expected_length", 500)
+        .stage(Stage::new("CHUNKING"))
+        .stage(Stage::new("FEATURES").input("chunks.fa").checkpoint("features.dolmen"));
+    let summary = pipeline.resume(&ResumeOptions::new()).unwrap().summary();
+    assert_eq!(summary.complete, 0, "{summary}");
+}
+
+#[test]
+fn a_file_from_outside_that_an_original_stage_read_is_watched_from_then_on() {
+    let job = original("", false);
+    job.put("input.fa", "ACGT");
+    let pipeline = Pipeline::new(job.directory.path())
+        .config("expected_length", 500)
+        .stage(Stage::new("CHUNKING").input("input.fa").output("chunks.fa"));
+    assert_eq!(pipeline.resume(&ResumeOptions::new()).unwrap().next_stage(), None);
+    job.put("input.fa", "TTTTTT");
+    assert_eq!(pipeline.resume(&ResumeOptions::new()).unwrap().next_stage(), Some("CHUNKING"));
 }
 
 #[test]
@@ -1313,6 +1470,15 @@ fn what_stands_in_a_lock_file_cannot_mislead() {
 fn a_file_system_without_locks_is_used_and_named() {
     let job = Job::new();
     let memory = Memory::new().behave(|b| b.locks = false);
+    let run = in_memory(&job).resume(&saving_in(&memory)).unwrap();
+    assert!(run.summary().to_string().contains("no locks"), "{}", run.summary());
+    drop(run);
+
+    // As a network file system without its lock daemon says it.
+    let call = memory.calls().iter().position(|call| matches!(call, Call::TryLock(_))).unwrap();
+    let errno = rustix::io::Errno::NOLCK.raw_os_error();
+    let fault = Fault { call, errno, after_effect: false, forever: false };
+    let memory = Memory::new().behave(|b| b.fault = Some(fault));
     let run = in_memory(&job).resume(&saving_in(&memory)).unwrap();
     assert!(run.summary().to_string().contains("no locks"), "{}", run.summary());
 }

@@ -404,3 +404,10 @@ fn directories_are_created_and_their_parents_flushed() {
     create_directories(&RealFileSystem, ".").unwrap();
     assert!(create_directories(&RealFileSystem, "").is_err());
 }
+
+/// What an automounter provides is in a directory that cannot be flushed; the process's own entry in `/proc` is one as well.
+#[cfg(target_os = "linux")]
+#[test]
+fn directory_that_is_there_is_used_also_where_the_one_above_it_cannot_be_flushed() {
+    create_directories(&RealFileSystem, "/proc/self/cwd").unwrap();
+}

@@ -40,9 +40,18 @@ fn create(file_system: &dyn FileSystem, path: &Path) -> io::Result<Box<dyn Direc
         Ok(directory) => {
             // One may be allowed to work in a directory and not to open the one above it.
             if let Ok(parent) = uninterrupted(|| file_system.open_directory(parent)) {
-                parent.sync()?;
+                match parent.sync() {
+                    Err(e) if !cannot_be_flushed(&e) => return Err(e),
+                    _ => {}
+                }
             }
             Ok(directory)
         }
     }
+}
+
+/// Whether a directory is of a kind that is never flushed, such as an automounter's or one that cannot be written: what is in it
+/// was not created there.
+fn cannot_be_flushed(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -65,6 +65,8 @@ pub use portable::RealFileSystem;
 #[cfg(unix)]
 pub use real::RealFileSystem;
 pub use shared_file::SharedFile;
+#[cfg(feature = "lifecycle")]
+pub(crate) use shared_file::means_no_locks;
 pub use sweep::{Swept, sweep, sweep_in};
 
 use crate::error::Result;

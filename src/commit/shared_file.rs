@@ -91,8 +91,11 @@ impl SharedFile {
             };
             expect_regular(&*file).map_err(|e| e.with_path(path))?;
             let locked = lock(&*file, begun, patience).map_err(|e| e.with_path(path))?;
-            let same = is_still_named(&*directory, name, &*file)
-                .map_err(|e| Error::io("cannot look at the file", e).with_path(path))?;
+            let same = match is_still_named(&*directory, name, &*file) {
+                // So a network file system says that another machine has replaced or removed it.
+                Err(e) if e.kind() == io::ErrorKind::StaleNetworkFileHandle => false,
+                result => result.map_err(|e| Error::io("cannot look at the file", e).with_path(path))?,
+            };
             if same {
                 return Ok(Some(SharedFile { file, directory, name: name.to_owned(), path: path.to_owned(), locked }));
             }
@@ -213,7 +216,8 @@ fn lock(file: &dyn OutputFile, begun: Instant, patience: Duration) -> Result<boo
     }
 }
 
-fn means_no_locks(e: &io::Error) -> bool {
+/// Whether a lock could not be taken because there are none.
+pub(crate) fn means_no_locks(e: &io::Error) -> bool {
     #[cfg(unix)]
     let code = [rustix::io::Errno::NOLCK, rustix::io::Errno::NOTSUP].map(|e| Some(e.raw_os_error()));
     #[cfg(not(unix))]

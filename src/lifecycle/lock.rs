@@ -10,6 +10,7 @@ use std::io;
 use serde_json::{Value as Json, json};
 
 use crate::commit::file_system::{Directory, OutputFile, uninterrupted};
+use crate::commit::means_no_locks;
 
 /// The longest note of a holder that is read, in bytes.
 const NOTE_MAX: usize = 1024;
@@ -50,7 +51,7 @@ impl Lock {
         let holds = match uninterrupted(|| file.try_lock()) {
             Ok(true) => true,
             Ok(false) => return Ok(Err(read_note(&*file))),
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => false,
+            Err(e) if means_no_locks(&e) => false,
             Err(e) => return Err(e),
         };
         // For messages alone: if it cannot be written, nobody is named.

@@ -294,7 +294,7 @@ impl FailedLog {
 }
 
 /// The same path however it is written, as far as that can be known without looking at files.
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 

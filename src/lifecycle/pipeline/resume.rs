@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use super::run::{Standing, now};
 use super::state::{PipelineState, StageStatus};
 use super::store::Store;
-use super::survey::Found;
+use super::survey::{Found, Survey};
 use super::{Pipeline, PipelineError, ResumeOptions, Run, Stage};
+use crate::commit::create_directories;
 use crate::lifecycle::{CheckpointError, CheckpointErrorKind, FailedLog};
 
 const FORCE_ADVICE: &str = "restore them from a copy, or resume with --force-resume: their stages are done again";
@@ -59,6 +60,9 @@ impl Run {
     fn open(pipeline: &Pipeline, options: &ResumeOptions) -> Result<Run, PipelineError> {
         pipeline.check()?;
         pipeline.config.python_json()?;
+        if pipeline.directory != pipeline.state_directory {
+            create_directories(&**options.save.saves_in(), &pipeline.directory)?;
+        }
         let store = Store::open(&pipeline.state_directory, &options.save, &now())?;
         let state = PipelineState::initial(store.path(), &now(), pipeline.names());
         let mut notes = Vec::new();
@@ -68,7 +72,10 @@ impl Run {
             );
         }
         let log = FailedLog::in_directory(&pipeline.state_directory).file_system(options.save.saves_in().clone());
-        let failed = log.entries()?;
+        let failed = log.entries().unwrap_or_else(|e| {
+            notes.push(format!("The failed checkpoints of previous runs could not be read: {e}"));
+            Vec::new()
+        });
         let run = Run {
             pipeline: pipeline.clone(),
             options: options.clone(),
@@ -145,6 +152,7 @@ impl Run {
     /// Looks at every stage that the state, or a marker, calls complete; whether the state has changed by that.
     fn survey(&mut self, is_lost: bool) -> Result<bool, PipelineError> {
         let before = self.state.to_bytes();
+        let recorded = self.state.clone();
         // Of states that this crate writes none says less than a marker would, which may be older than it.
         let has_markers = self.state.is_of_original() || self.state.updated_at().is_none();
         let mut bad = Vec::new();
@@ -159,7 +167,7 @@ impl Run {
                 _ => Standing::Todo(None),
             };
             let standing = match standing {
-                Standing::Complete => self.survey_inputs(index, &stage),
+                Standing::Complete => self.survey_inputs(index, &stage, &recorded),
                 todo => todo,
             };
             if standing == Standing::Complete {
@@ -177,6 +185,16 @@ impl Run {
             return Err(PipelineError::Checkpoints { errors: bad, advice });
         }
         Ok(self.state.to_bytes() != before)
+    }
+
+    /// An input of a stage that an earlier one had made, by a state whose word on that stage no longer counts.
+    fn made_again<'s>(&self, index: usize, stage: &'s Stage, recorded: &PipelineState) -> Option<&'s PathBuf> {
+        let look = Survey { state: recorded, ..self.look() };
+        let earlier = self.pipeline.stages.iter().zip(&self.standings).take(index);
+        let again = earlier.filter(|(_, standing)| **standing != Standing::Complete);
+        let made: BTreeSet<PathBuf> =
+            again.flat_map(|(stage, _)| look.outputs_of(stage)).map(|(_, path, _)| path).collect();
+        stage.inputs.iter().find(|path| made.contains(&self.pipeline.resolve(path)))
     }
 
     fn survey_completed(&mut self, stage: &Stage, bad: &mut Vec<CheckpointError>) -> Standing {
@@ -220,17 +238,30 @@ impl Run {
     }
 
     /// Whether the inputs of a complete stage are those it ran on; where that was not recorded, those that there are now are
-    /// taken for them if all are there.
-    fn survey_inputs(&mut self, index: usize, stage: &Stage) -> Standing {
+    /// taken for them if none is made again.
+    fn survey_inputs(&mut self, index: usize, stage: &Stage, recorded: &PipelineState) -> Standing {
         let Some(known) = self.state.inputs_of(&stage.name) else {
-            return match self.inputs_made(index, stage) {
-                Ok(inputs) => {
+            let inputs = match self.made_again(index, stage, recorded) {
+                Some(path) => Err(format!("its input {} is made again", path.display())),
+                None => self.inputs_made(index, stage),
+            };
+            return match inputs {
+                Ok(mut inputs) => {
+                    for path in &stage.inputs {
+                        if !inputs.contains_key(path) {
+                            inputs.extend(self.look().adopted_input(path).map(|known| (path.clone(), known)));
+                        }
+                    }
                     if !inputs.is_empty() {
                         self.state.set_known_inputs(&stage.name, &inputs);
                     }
                     Standing::Complete
                 }
-                Err(why) => Standing::Todo(Some(why)),
+                Err(why) => {
+                    // Or a run after a crash would take what there is then for what it ran on.
+                    self.state.reset(&stage.name);
+                    Standing::Todo(Some(why))
+                }
             };
         };
         if self.options.skip_checkpoint_validation {

@@ -15,9 +15,12 @@ use super::summary::Summary;
 use super::survey::{Found, Survey};
 use super::{Pipeline, PipelineError, ResumeOptions, Stage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lifecycle::failed::absolute;
 use crate::lifecycle::{CheckpointError, CheckpointErrorKind, FailedCheckpoint, FailedLog};
 
 const MADE_ADVICE: &str = "the stage is recorded as failed, and is done again when the pipeline is resumed";
+
+const INPUT_ADVICE: &str = "it has changed since it was made: resume, and do the stage that makes it again";
 
 /// Whether a stage need not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,8 +170,11 @@ impl Run {
             Err(why) => return Some(why),
         };
         let known = self.state.inputs_of(&stage.name).unwrap_or_default();
-        let is_same =
-            |path: &PathBuf, now: &Fingerprint| known.get(path).is_some_and(|known| known.is_same_content(now));
+        // What was recorded unread is trusted for as long as that is asked for.
+        let is_trusted = |known: &Fingerprint| self.options.skip_checkpoint_validation && known.crc32.is_none();
+        let is_same = |path: &PathBuf, now: &Fingerprint| {
+            known.get(path).is_some_and(|known| known.is_same_content(now) || is_trusted(known))
+        };
         if let Some((path, _)) = now.iter().find(|(path, fingerprint)| !is_same(path, fingerprint)) {
             return Some(format!("its input {} is no longer the one that it ran on", path.display()));
         }
@@ -240,9 +246,10 @@ impl Run {
     ///
     /// A stage that was begun before and neither completed nor failed is begun again; so is one that failed.
     ///
-    /// **Cost**: saves the state, and reads once the files outside of the pipeline that the stage reads.
+    /// **Cost**: saves the state, reads once the files outside of the pipeline that the stage reads, and looks at its other inputs.
     ///
     /// # Errors
+    /// [`Checkpoints`](PipelineError::Checkpoints) if an input is no longer what an earlier stage made;
     /// [`Other`](PipelineError::Other): [`NotFound`](ErrorKind::NotFound) if an input is not there; what saving the state says.
     pub fn begin_next(&mut self) -> Result<Option<RunningStage>, PipelineError> {
         self.current = None;
@@ -286,8 +293,12 @@ impl Run {
             Error::new(kind, format!("stage {} cannot begin: its input cannot be read: {e}", stage.name))
                 .with_path(self.pipeline.resolve(path))
         };
-        if known.contains_key(path) {
+        if let Some(made) = known.get(path).cloned() {
             std::fs::metadata(self.pipeline.resolve(path)).map_err(missing)?;
+            // It may have changed since it was made, or be trusted unread: what is recorded is what the stage runs on.
+            let found = self.look().made_input(path, &made);
+            let found = found.map_err(|e| PipelineError::Checkpoints { errors: vec![e], advice: INPUT_ADVICE })?;
+            known.insert(path.to_path_buf(), found);
         } else if let Some(fingerprint) = self.look().external_input(path).map_err(missing)? {
             known.insert(path.to_path_buf(), fingerprint);
         }
@@ -297,13 +308,14 @@ impl Run {
     /// Records a stage as complete, durably when this returns, with what its outputs are known by and how long it took.
     ///
     /// Its outputs are looked at first, and flushed to the device: they must be there and pass. If only the state cannot be saved,
-    /// it can be tried again with a reference to the stage. If outputs are bad the stage is recorded as failed.
+    /// it can be tried again with a reference to the stage. If outputs are bad the stage is recorded as failed; if they cannot be
+    /// flushed it has to be done again.
     ///
     /// **Cost**: validates checkpoints as the options say; reads the other outputs once.
     ///
     /// # Errors
     /// [`Checkpoints`](PipelineError::Checkpoints) names the outputs that are missing or bad; [`Other`](PipelineError::Other) if the
-    /// stage is not the one that runs, or something cannot be read or saved.
+    /// stage is not the one that runs or names a file that is not its own, or something cannot be read, flushed or saved.
     pub fn complete(&mut self, stage: impl Borrow<RunningStage>) -> Result<(), PipelineError> {
         let running = stage.borrow();
         let seconds = running.began.elapsed().as_secs_f64();
@@ -316,9 +328,14 @@ impl Run {
             );
             return Err(PipelineError::invalid(why));
         }
+        self.require_own_outputs(running)?;
         let errors = match self.look().made(&defined, running.outputs.clone()) {
             Found::Good(outputs) => {
-                flush(running.outputs().collect())?;
+                if let Err(e) = flush(running.outputs().collect()) {
+                    // Never a second time: the kernel then takes the pages for written, with the bytes lost.
+                    self.current = None;
+                    return Err(e.into());
+                }
                 // Where an output that was named only now is, no resume has looked; and a save that was killed after its rename
                 // has not swept what an earlier one left.
                 let directories: BTreeSet<PathBuf> =
@@ -347,6 +364,21 @@ impl Run {
         let e = PipelineError::Checkpoints { errors, advice: MADE_ADVICE };
         self.record_failure(running, &e)?;
         Err(e)
+    }
+
+    /// Refuses files that were named only now and are those of another stage, or what the stage itself reads.
+    fn require_own_outputs(&self, running: &RunningStage) -> Result<(), PipelineError> {
+        let others = self.pipeline.stages.iter().enumerate().filter(|(index, _)| *index != running.index);
+        let declared = others.flat_map(|(_, stage)| &stage.outputs).map(|output| self.pipeline.resolve(&output.path));
+        let mut taken: BTreeSet<PathBuf> = self.made_before(running.index).into_keys().collect();
+        taken.extend(declared.chain(running.inputs()));
+        match running.outputs().find(|path| taken.contains(path)) {
+            Some(path) => Err(PipelineError::invalid(format!(
+                "stage {} names {path:?} as its output, which is its input or made by another stage",
+                running.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Records a stage as failed, durably when this returns, and why. [`begin_next`](Run::begin_next) begins it again.
@@ -409,7 +441,8 @@ impl Run {
         if let Err(e) = self.log.clear(passed) {
             self.notes.push(format!("The checkpoints that pass again are still remembered as failed: {e}"));
         }
-        self.failed.retain(|known| !passed.contains(&known.path));
+        let passed: BTreeSet<PathBuf> = passed.iter().map(|path| absolute(path)).collect();
+        self.failed.retain(|known| !passed.contains(&absolute(&known.path)));
     }
 
     /// The definition of a stage that runs.

@@ -83,6 +83,36 @@ impl Survey<'_> {
         Fingerprint::take(&resolved, true).map(Some)
     }
 
+    /// By what a file outside of the pipeline is known from now on that a stage ran on which was completed by another program.
+    pub(super) fn adopted_input(&self, path: &Path) -> Option<Fingerprint> {
+        if !self.options.skip_checkpoint_validation {
+            return self.external_input(path).ok().flatten();
+        }
+        let metadata = std::fs::metadata(self.pipeline.resolve(path)).ok()?;
+        metadata.is_file().then(|| Fingerprint::unread(&metadata))
+    }
+
+    /// By what an input that an earlier stage made is to be recorded, if it is still what that stage made; if nothing is to be
+    /// opened, what a look at it says of one that has changed.
+    pub(super) fn made_input(&self, path: &Path, known: &Fingerprint) -> Result<Fingerprint, CheckpointError> {
+        let path = self.pipeline.resolve(path);
+        let metadata =
+            std::fs::metadata(&path).map_err(|e| CheckpointError::of(&path, Error::io("cannot look at it", e)))?;
+        let unread = Fingerprint::unread(&metadata);
+        let is_same = unread.byte_len == known.byte_len && unread.modified == known.modified;
+        if self.options.skip_checkpoint_validation {
+            return Ok(if is_same { known.clone() } else { unread });
+        }
+        if known.crc32.is_none() {
+            let why = "is not the file that the stage made: it was modified";
+            let changed = || CheckpointError::new(&path, CheckpointErrorKind::Corrupted, why);
+            return is_same.then(|| known.clone()).ok_or_else(changed);
+        }
+        // Whoever resumed in full has just read it.
+        let quick = ResumeOptions { full: false, ..self.options.clone() };
+        Survey { options: &quick, ..*self }.is_what_it_was(&path, Some(known), &metadata)
+    }
+
     /// Whether a file outside of the pipeline is another one than a stage ran on. One that is gone is not: the stage needs it no more.
     pub(super) fn is_external_input_changed(&self, path: &Path, known: &Fingerprint) -> bool {
         let resolved = self.pipeline.resolve(path);
@@ -170,7 +200,7 @@ impl Survey<'_> {
     }
 
     /// The outputs that a stage has now and those that it was recorded with, where they are, and what each is known by.
-    fn outputs_of(&self, stage: &Stage) -> Vec<(Output, PathBuf, Option<Fingerprint>)> {
+    pub(super) fn outputs_of(&self, stage: &Stage) -> Vec<(Output, PathBuf, Option<Fingerprint>)> {
         let mut outputs: Vec<(Output, PathBuf, Option<Fingerprint>)> =
             stage.outputs.iter().map(|output| (output.clone(), self.pipeline.resolve(&output.path), None)).collect();
         for (output, fingerprint) in self.state.outputs_of(&stage.name) {
