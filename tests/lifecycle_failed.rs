@@ -794,3 +794,17 @@ fn file_system_opens_or_creates_without_cutting_off() {
     open.create_directory("h".as_ref(), 0o700).unwrap();
     assert_eq!(open.create_directory("h".as_ref(), 0o700).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
 }
+
+#[test]
+fn an_endless_line_that_the_file_ends_with_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = FailedLog::in_directory(directory.path());
+    for len in [100 << 10, 300 << 10] {
+        for end in ["", "\n"] {
+            std::fs::write(log.path(), format!("a.pt|corrupted: x|2026-01-23T12:00:00Z\n{}{end}", "j".repeat(len)))
+                .unwrap();
+            let found = log.read().unwrap();
+            assert_eq!((found.entries.len(), found.malformed), (1, 1), "{len} {end:?}");
+        }
+    }
+}

@@ -1202,6 +1202,81 @@ fn a_checkpoint_that_a_stage_finds_bad_decides_the_exit_code() {
     assert_eq!(exit_code("bad".into()), 1);
 }
 
+#[test]
+fn deep_nesting_cannot_make_a_state_cost_more_than_its_values() {
+    let job = Job::done();
+    let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
+    let list = vec![deep.as_str(); 20_000].join(",");
+    job.put(STATE, format!("{{\"stages\": {{}}, \"x\": [{list}]}}"));
+    let e = PipelineState::read(job.path(STATE)).unwrap_err();
+    assert!(e.message.contains("so many values"), "{e}");
+}
+
+// What is remembered as failed.
+
+fn flip(path: &std::path::Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = dolmen::Checkpoint::from_bytes(&bytes).unwrap().tensor("data").unwrap().file_offset().unwrap() as usize;
+    bytes[at] ^= 1;
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+}
+
+#[test]
+fn a_checkpoint_that_is_remembered_as_failed_is_validated_in_full_and_not_forgotten_by_a_glance() {
+    let job = Job::done();
+    let path = job.path("features.dolmen");
+    flip(&path);
+    // A glance cannot tell.
+    assert_eq!(job.resume().summary().complete, 3);
+    job.log().append(&CheckpointError::new(&path, CheckpointErrorKind::Corrupted, "damaged")).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(job.pipeline().resume(&ResumeOptions::new()), Err(PipelineError::Checkpoints { .. })));
+        assert!(!job.log().entries().unwrap().is_empty());
+    }
+    assert_eq!(job.go_on(&ResumeOptions::new().force_resume(true)).unwrap(), ["FEATURES"]);
+    assert!(job.log().entries().unwrap().is_empty());
+}
+
+#[test]
+fn a_checkpoint_that_was_modified_is_validated_in_full() {
+    let job = Job::done();
+    let path = job.path("features.dolmen");
+    flip(&path);
+    let later = fs::metadata(&path).unwrap().modified().unwrap() + std::time::Duration::from_secs(5);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    assert!(matches!(job.pipeline().resume(&ResumeOptions::new()), Err(PipelineError::Checkpoints { .. })));
+}
+
+#[test]
+fn an_input_that_a_stage_finds_damaged_is_made_again_when_forced() {
+    let job = Job::done();
+    flip(&job.path("features.dolmen"));
+    fs::remove_file(job.path("prediction.txt")).unwrap();
+    let e = job.go_on(&ResumeOptions::new()).unwrap_err();
+    assert!(matches!(e, PipelineError::Stage { .. }), "{e}");
+    assert_eq!(job.log().entries().unwrap().len(), 1, "what the stage found is remembered");
+    // Now it is known, and said with what to do.
+    let e = job.go_on(&ResumeOptions::new()).unwrap_err();
+    assert!(e.to_string().contains("--force-resume"), "{e}");
+    assert_eq!(job.go_on(&ResumeOptions::new().force_resume(true)).unwrap(), ["FEATURES", "PREDICTION"]);
+    assert!(job.log().entries().unwrap().is_empty());
+}
+
+#[test]
+fn stages_that_the_pipeline_no_longer_has_do_not_count() {
+    let job = Job::done();
+    let shorter = Pipeline::new(job.directory.path())
+        .config("expected_length", 500)
+        .stage(Stage::new("CHUNKING").output("chunks.fa"));
+    assert_eq!(shorter.resume(&ResumeOptions::new()).unwrap().summary().total, 1);
+    let summary = dolmen::lifecycle::Summary::of_state(&job.state());
+    assert_eq!((summary.complete, summary.total, summary.next), (1, 1, None));
+    // Whoever goes back to them finds them.
+    assert_eq!(job.go_on(&ResumeOptions::new()).unwrap(), [""; 0]);
+}
+
 // The summary.
 
 #[test]

@@ -603,3 +603,46 @@ fn a_list_that_is_held_in_two_places_has_its_length_in_both() {
     b.document(Value::from(root));
     Validator::new().rows("ids", "data").validate(put(&d, "x.dolmen", b.to_vec().unwrap())).unwrap();
 }
+
+#[test]
+fn a_key_that_is_a_text_held_in_several_places_is_found() {
+    let d = directory();
+    let long = "k".repeat(65);
+    let mut b = features(1, 1);
+    let mut first = Dict::new();
+    first.push(Value::Shareable(Box::new(Value::from(long.as_str()))), 1);
+    let mut root = Dict::new();
+    root.push("other", Value::from(first));
+    root.push(Value::SharedRef(0), Value::from_iter(["a"]));
+    root.push("data", Value::tensor("data"));
+    b.document(Value::from(root));
+    let path = put(&d, "x.dolmen", b.to_vec().unwrap());
+    Validator::new()
+        .required_keys([long.clone(), format!("other.{long}")])
+        .rows(&long, "data")
+        .validate(&path)
+        .unwrap();
+
+    let file = Checkpoint::open(&path).unwrap();
+    let mut content = dolmen::lifecycle::Content::of(&file).unwrap();
+    assert!(content.get(&long).is_some());
+    content.set(&long, 5).unwrap();
+    content.rename(&long, "short").unwrap();
+    let document = content.document().unwrap();
+    assert_eq!(document.get("short").and_then(Value::as_i64), Some(5));
+    assert_eq!(document.as_dict().unwrap().entries.len(), 3);
+    assert!(content.remove("other").unwrap());
+    content.builder().unwrap().to_checkpoint().unwrap().document().unwrap();
+}
+
+#[test]
+fn a_dictionary_that_holds_itself_takes_no_time_that_matters() {
+    let d = directory();
+    let mut b = features(1, 1);
+    let root = Dict::from([("a", Value::SharedRef(0)), ("data", Value::tensor("data"))]);
+    b.document(Value::Shareable(Box::new(Value::from(root))));
+    let path = put(&d, "x.dolmen", b.to_vec().unwrap());
+    let key = "a.".repeat(60) + "nowhere";
+    is(&fails(&Validator::new().required_keys([key]), &path), Incompatible, Level::RequiredKeys, "");
+    Validator::new().required_keys(["a.a.a.data"]).validate(&path).unwrap();
+}

@@ -46,7 +46,8 @@ impl Label {
 
 /// What the document has for a key, if it is a dictionary, and whether or not it is kept elsewhere in it.
 pub(super) fn in_document<'v>(document: &'v Value, key: &str) -> Option<&'v Value> {
-    let value = document.as_dict()?.get(key)?;
+    let entries = &document.as_dict()?.entries;
+    let (_, value) = entries.get(*positions_of(entries, key, document).last()?)?;
     let Value::SharedRef(number) = value else { return Some(value) };
     shared(document, *number)
 }
@@ -57,4 +58,23 @@ pub(super) fn in_document<'v>(document: &'v Value, key: &str) -> Option<&'v Valu
 pub(super) fn shared(document: &Value, number: u64) -> Option<&Value> {
     let number = usize::try_from(number).ok()?;
     document.descendants().filter(|value| matches!(value, Value::Shareable(_))).nth(number)
+}
+
+/// Where a dictionary of a document has a key: more than once if the file has it so. A long text that is held in several places is a key
+/// by its number in all but one.
+pub(super) fn positions_of(entries: &[(Value, Value)], key: &str, document: &Value) -> Vec<usize> {
+    let is_shared = |entry: &(Value, Value)| matches!(entry.0, Value::SharedRef(_));
+    let texts: BTreeMap<u64, &str> =
+        if entries.iter().any(is_shared) { shared_texts(document) } else { BTreeMap::new() };
+    let text_of = |known: &'_ Value| match known {
+        Value::SharedRef(number) => texts.get(number).copied() == Some(key),
+        known => known.as_str() == Some(key),
+    };
+    entries.iter().enumerate().filter(|(_, (known, _))| text_of(known)).map(|(at, _)| at).collect()
+}
+
+/// The shareable values of a document that are texts, by their numbers.
+fn shared_texts(document: &Value) -> BTreeMap<u64, &str> {
+    let shareable = document.descendants().filter(|value| matches!(value, Value::Shareable(_)));
+    shareable.zip(0u64..).filter_map(|(value, number)| Some((number, value.as_str()?))).collect()
 }

@@ -62,7 +62,7 @@ fn parsed_as_raw(line: &[u8]) -> Option<FailedCheckpoint> {
     }
     let bar = reason_begins(rest).or_else(|| rest.iter().position(|&b| b == b'|'))?;
     let (path, reason) = (rest.get(..bar)?, rest.get(bar.checked_add(1)?..)?);
-    (!path.is_empty()).then(|| FailedCheckpoint {
+    (!path.is_empty() && !time.is_empty()).then(|| FailedCheckpoint {
         path: path_of(path.to_vec()),
         reason: text_of(reason.to_vec()),
         time: text_of(time.to_vec()),

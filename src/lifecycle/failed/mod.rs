@@ -309,6 +309,8 @@ fn ends_unfinished(file: &dyn ReadAt) -> std::io::Result<bool> {
 struct Line<'l> {
     bytes: &'l [u8],
     is_whole: bool,
+    /// Whether the file ends with it.
+    is_end: bool,
 }
 
 impl Line<'_> {
@@ -324,7 +326,7 @@ impl Line<'_> {
     fn is_malformed(&self) -> bool {
         match self.is_whole {
             true => !self.text().trim_ascii().is_empty(),
-            false => self.bytes.ends_with(b"\n"),
+            false => self.is_end || self.bytes.ends_with(b"\n"),
         }
     }
 }
@@ -347,18 +349,18 @@ fn for_each_line(file: &dyn ReadAt, range: std::ops::Range<u64>, each: &mut Each
         let mut rest = held.as_slice();
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {
             let (bytes, after) = rest.split_at(end.saturating_add(1).min(rest.len()));
-            each(&Line { bytes, is_whole: !in_pieces })?;
+            each(&Line { bytes, is_whole: !in_pieces, is_end: false })?;
             (rest, in_pieces) = (after, false);
         }
         if rest.len() > line::LINE_MAX {
-            each(&Line { bytes: rest, is_whole: false })?;
+            each(&Line { bytes: rest, is_whole: false, is_end: false })?;
             (rest, in_pieces) = (&[], true);
         }
         let done = held.len().saturating_sub(rest.len());
         held.drain(..done);
     }
-    match held.is_empty() {
+    match held.is_empty() && !in_pieces {
         true => Ok(()),
-        false => each(&Line { bytes: &held, is_whole: !in_pieces }),
+        false => each(&Line { bytes: &held, is_whole: !in_pieces, is_end: true }),
     }
 }

@@ -49,10 +49,10 @@ impl ResumeOptions {
         self
     }
 
-    /// How, and in which file system, the state is saved. **Cost**: with less than full durability, a crash of the machine can
+    /// How, and in which file system, the state is saved; a validator in them, and whether to create it anew, count for nothing. **Cost**: with less than full durability, a crash of the machine can
     /// lose completed stages.
     pub fn save_options(mut self, save: SaveOptions) -> ResumeOptions {
-        self.save = save;
+        self.save = save.validator(None).create_new(false);
         self
     }
 }

@@ -184,7 +184,7 @@ impl Run {
     }
 
     pub(super) fn look(&self) -> Survey<'_> {
-        Survey { pipeline: &self.pipeline, options: &self.options, state: &self.state }
+        Survey { pipeline: &self.pipeline, options: &self.options, state: &self.state, failed: &self.failed }
     }
 
     /// The stage to go on with, and why it is to be done.
@@ -402,7 +402,8 @@ impl Run {
     /// Does all stages that are to be done, in order, until one fails.
     ///
     /// # Errors
-    /// [`Stage`](PipelineError::Stage) with the error of the work, which is recorded; and those of [`begin_next`](Run::begin_next)
+    /// [`Stage`](PipelineError::Stage) with the error of the work, which is recorded; if it is a [`CheckpointError`], or an [`Error`] of
+    /// corruption, about what an earlier stage made, that is remembered as failed. And those of [`begin_next`](Run::begin_next)
     /// and [`complete`](Run::complete).
     pub fn run_all<E>(&mut self, mut work: impl FnMut(&mut RunningStage) -> Result<(), E>) -> Result<(), PipelineError>
     where
@@ -413,12 +414,30 @@ impl Run {
                 Ok(()) => self.complete(&stage)?,
                 Err(e) => {
                     let source = e.into();
+                    self.remember_input(stage.index, &*source);
                     self.fail(&stage, &source)?;
                     return Err(PipelineError::Stage { name: stage.name, source });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Remembers an input that a stage found bad and that an earlier stage made: the next resume validates it in full, and does
+    /// not go on as if it were good.
+    fn remember_input(&mut self, index: usize, source: &(dyn std::error::Error + 'static)) {
+        let found = match (source.downcast_ref::<CheckpointError>(), source.downcast_ref::<Error>()) {
+            (Some(e), _) => Some((e.path.clone(), e.kind, e.message.clone())),
+            (None, Some(e)) if e.is_corruption() => {
+                e.path().map(|path| (path.to_path_buf(), CheckpointErrorKind::Corrupted, e.reason()))
+            }
+            _ => None,
+        };
+        let Some((path, kind, message)) = found else { return };
+        let made = self.made_before(index);
+        if made.keys().any(|known| absolute(known) == absolute(&path)) {
+            self.remember(&[CheckpointError::new(path, kind, message)]);
+        }
     }
 
     /// Remembers the checkpoints that failed, but for those that are remembered with the same words. That it could not be done is not

@@ -23,8 +23,8 @@ const STATE_VERSION: u64 = 1;
 /// The longest state file that is read, in bytes.
 pub(super) const STATE_LEN_MAX: u64 = 64 << 20;
 
-/// The most commas that it may have: each stands for a value, which takes more memory than it has bytes in the file.
-const COMMAS_MAX: usize = 2_000_000;
+/// The most commas and opening brackets that it may have: each stands for a value, which takes more memory than it has bytes in the file.
+const VALUES_MAX: usize = 2_000_000;
 
 const ADVICE: &str =
     "restore it from a copy, or resume with --force-resume: it is moved aside and every stage is looked at anew";
@@ -99,13 +99,14 @@ pub struct PipelineState {
 impl PipelineState {
     /// A state in which nothing has begun.
     pub(super) fn initial<'a>(path: &Path, now: &str, names: impl IntoIterator<Item = &'a str>) -> PipelineState {
-        let stages: Map<String, Json> = names.into_iter().map(|name| (name.to_owned(), unbegun())).collect();
         let mut document = Map::new();
         document.insert("state_version".into(), STATE_VERSION.into());
         document.insert("created_at".into(), now.into());
         document.insert("pipeline_config".into(), json!({}));
-        document.insert("stages".into(), Json::Object(stages));
-        PipelineState { path: path.to_path_buf(), document }
+        document.insert("stages".into(), json!({}));
+        let mut state = PipelineState { path: path.to_path_buf(), document };
+        state.order(names);
+        state
     }
 
     /// Reads a state file, ours or the original's.
@@ -179,10 +180,14 @@ impl PipelineState {
         text(object(&self.document, "pipeline_config")?, "config_hash")
     }
 
-    /// The stages, in order.
+    /// The stages, in order. What the file says of stages that the pipeline no longer has is left out.
     pub fn stages(&self) -> impl Iterator<Item = StageRecord> + '_ {
         let stages = object(&self.document, "stages").into_iter().flatten();
-        stages.filter_map(|(name, stage)| Some(StageRecord::of(name, stage.as_object()?)))
+        let listed = object(&self.document, "pipeline_config").and_then(|config| config.get("stages")?.as_array());
+        let counts = move |name: &str| listed.is_none_or(|listed| listed.iter().any(|known| known == name));
+        stages
+            .filter(move |(name, _)| counts(name))
+            .filter_map(|(name, stage)| Some(StageRecord::of(name, stage.as_object()?)))
     }
 
     /// What it says of a stage, if anything.
@@ -208,7 +213,7 @@ impl PipelineState {
     /// What the original keeps beside the hash: some of the configuration's values.
     pub(super) fn partial_config(&self) -> Map<String, Json> {
         let mut kept = object(&self.document, "pipeline_config").cloned().unwrap_or_default();
-        kept.retain(|key, _| key != "config_hash" && key != "config");
+        kept.retain(|key, _| !["config_hash", "config", "stages"].contains(&key.as_str()));
         kept
     }
 
@@ -228,10 +233,14 @@ impl PipelineState {
     pub(super) fn order<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         let stages = object_mut(&mut self.document, "stages");
         let mut old = std::mem::take(stages);
+        let mut listed = Vec::new();
         for name in names {
             stages.insert(name.to_owned(), old.shift_remove(name).unwrap_or_else(unbegun));
+            listed.push(Json::from(name));
         }
+        // Stages of an earlier definition stay, for whoever goes back to it.
         stages.extend(old);
+        object_mut(&mut self.document, "pipeline_config").insert("stages".into(), listed.into());
     }
 
     pub(super) fn status(&self, name: &str) -> Option<StageStatus> {
@@ -378,7 +387,7 @@ pub(super) fn check_len(bytes: &[u8]) -> Result<(), String> {
     if bytes.len() as u64 > STATE_LEN_MAX {
         return Err(format!("a pipeline's state has at most {STATE_LEN_MAX} bytes, and this file has more"));
     }
-    if bytes.iter().filter(|byte| **byte == b',').count() > COMMAS_MAX {
+    if bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > VALUES_MAX {
         return Err("a pipeline's state does not have so many values".to_owned());
     }
     Ok(())

@@ -10,7 +10,8 @@ use super::stage::Output;
 use super::state::PipelineState;
 use super::{Pipeline, ResumeOptions, Stage};
 use crate::error::Error;
-use crate::lifecycle::{CheckpointError, CheckpointErrorKind};
+use crate::lifecycle::failed::absolute;
+use crate::lifecycle::{CheckpointError, CheckpointErrorKind, FailedCheckpoint};
 
 /// What was found of a stage's outputs.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Survey<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) options: &'a ResumeOptions,
     pub(super) state: &'a PipelineState,
+    /// What is remembered as failed: only full validation can say that it has become good.
+    pub(super) failed: &'a [FailedCheckpoint],
 }
 
 impl Survey<'_> {
@@ -142,8 +145,23 @@ impl Survey<'_> {
                 Err(e) => bad.push(CheckpointError::of(&path, Error::io("cannot look at it", e))),
             }
         }
-        let checkpoints = there.iter().filter(|(output, ..)| output.is_checkpoint).map(|(_, path, ..)| path.as_path());
-        bad.extend(self.validate(stage, &checkpoints.collect::<Vec<_>>()));
+        let failed: BTreeSet<PathBuf> = self.failed.iter().map(|known| absolute(&known.path)).collect();
+        let checkpoints = there.iter().filter(|(output, ..)| output.is_checkpoint);
+        let (suspect, others): (Vec<&Path>, Vec<&Path>) =
+            checkpoints.fold(Default::default(), |mut both, looked_at| {
+                let (_, path, known, metadata) = looked_at;
+                let is_touched =
+                    known.as_ref().is_some_and(|known| known.modified != Fingerprint::unread(metadata).modified);
+                let is_suspect = is_touched || failed.contains(&absolute(path));
+                if is_suspect {
+                    both.0.push(path.as_path())
+                } else {
+                    both.1.push(path.as_path())
+                }
+                both
+            });
+        bad.extend(self.validate(stage, &suspect, true));
+        bad.extend(self.validate(stage, &others, self.options.full));
         let failed: BTreeSet<PathBuf> = bad.iter().map(|e| e.path.clone()).collect();
         let mut good = Vec::with_capacity(there.len());
         for (output, path, known, metadata) in there {
@@ -159,12 +177,12 @@ impl Survey<'_> {
     }
 
     /// The checkpoints that do not pass, of many looked at side by side.
-    fn validate(&self, stage: &Stage, checkpoints: &[&Path]) -> Vec<CheckpointError> {
+    fn validate(&self, stage: &Stage, checkpoints: &[&Path], full: bool) -> Vec<CheckpointError> {
         if checkpoints.is_empty() || self.options.skip_checkpoint_validation {
             return Vec::new();
         }
         let validator = stage.validator.as_ref().unwrap_or(&self.pipeline.validator);
-        validator.clone().quick(!self.options.full).validate_all(checkpoints).failed
+        validator.clone().quick(!full).validate_all(checkpoints).failed
     }
 
     /// Whether a file is the one that a stage was completed with.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Result, quoted};
 use crate::format::value::{DictKind, Value};
-use crate::lifecycle::label::{Label, shared};
+use crate::lifecycle::label::{Label, positions_of, shared};
 use crate::read::Checkpoint;
 
 /// How many keys a message lists.
@@ -51,8 +51,18 @@ impl Root {
     fn value(&self, key: &str) -> Option<&Value> {
         match &self.document {
             None => self.metadata.get(key),
-            Some(document) => self.resolved(get(document, key)?),
+            Some(document) => self.resolved(self.get(document, key)?),
         }
+    }
+
+    /// What a dictionary, or an object that is one, holds for a key; the last, if the file has it twice.
+    fn get<'v>(&'v self, value: &'v Value, key: &str) -> Option<&'v Value> {
+        if let Value::Map(map) = value {
+            return map.get(key);
+        }
+        let entries = entries(value)?;
+        let positions = positions_of(entries, key, self.document.as_ref().unwrap_or(value));
+        entries.get(*positions.last()?).map(|(_, value)| value)
     }
 
     /// A value, wherever in the document it is kept.
@@ -76,16 +86,18 @@ impl Root {
             return Some(found);
         }
         // A key may have dots of its own, so every place where it can be split is tried; the shortest head first.
-        splits(key).find_map(|(head, rest)| self.within(self.value(head)?, rest, MAX_PARTS))
+        let mut looks = MAX_LOOKS;
+        splits(key).find_map(|(head, rest)| self.within(self.value(head)?, rest, MAX_PARTS, &mut looks))
     }
 
-    /// What lies within a value at keys with dots between them.
-    fn within<'v>(&'v self, value: &'v Value, key: &str, parts: u32) -> Option<&'v Value> {
-        if let Some(found) = get(value, key) {
+    /// What lies within a value at keys with dots between them. A dictionary that holds itself has it at many ways of splitting the key.
+    fn within<'v>(&'v self, value: &'v Value, key: &str, parts: u32, looks: &mut u32) -> Option<&'v Value> {
+        *looks = looks.checked_sub(1)?;
+        if let Some(found) = self.get(value, key) {
             return self.resolved(found);
         }
         let parts = parts.checked_sub(1)?;
-        splits(key).find_map(|(head, rest)| self.within(self.resolved(get(value, head)?)?, rest, parts))
+        splits(key).find_map(|(head, rest)| self.within(self.resolved(self.get(value, head)?)?, rest, parts, looks))
     }
 
     /// The first keys, for messages, such as `'data', 'ids' and 3 more`.
@@ -125,16 +137,12 @@ impl Root {
 /// Keys within keys that are looked for at most.
 const MAX_PARTS: u32 = 32;
 
+/// Dictionaries that are looked into at most for one key.
+const MAX_LOOKS: u32 = 10_000;
+
 /// What stands before and after each dot of a key.
 fn splits(key: &str) -> impl Iterator<Item = (&str, &str)> {
     key.match_indices('.').filter_map(|(at, _)| Some((key.get(..at)?, key.get(at.checked_add(1)?..)?)))
-}
-
-fn get<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
-    if let Value::Map(map) = value {
-        return map.get(key);
-    }
-    entries(value)?.iter().rev().find(|(k, _)| k.as_str() == Some(key)).map(|(_, value)| value)
 }
 
 /// The entries of a dictionary, or of an object that is one: of a class derived from `dict`.

@@ -329,9 +329,9 @@ impl<'a> Content<'a> {
     /// Where a key is in the document's dictionary; more than once if the file has it so.
     fn positions(&self, key: &str) -> Result<Vec<usize>> {
         let dict = self.document.as_ref().and_then(Value::as_dict);
-        let dict = dict.ok_or_else(|| Error::invalid("the document is no dictionary, and has no keys"))?;
-        let here = |(at, (known, _)): (usize, &(Value, Value))| (known.as_str() == Some(key)).then_some(at);
-        Ok(dict.entries.iter().enumerate().filter_map(here).collect())
+        let no_dict = || Error::invalid("the document is no dictionary, and has no keys");
+        let (dict, document) = dict.zip(self.document.as_ref()).ok_or_else(no_dict)?;
+        Ok(label::positions_of(&dict.entries, key, document))
     }
 
     /// Replaces what is under a key, or removes it; the tensors go that nothing refers to any more.
