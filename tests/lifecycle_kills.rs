@@ -185,14 +185,16 @@ fn killed_at_random_and_restarted_the_result_is_that_of_an_undisturbed_run() {
     let undisturbed = Job::new();
     undisturbed.finish(&[]);
     let expected = undisturbed.results();
-    let usual = {
+    // The least of several: what else the machine does must not make the kills come too late.
+    let measured = (0..3).map(|_| {
         let begun = Instant::now();
         Job::new().finish(&[]);
         begun.elapsed()
-    };
+    });
+    let usual = measured.min().unwrap();
 
     let number = |name, usual| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
-    let wanted = number("DOLMEN_KILLS", 25) as usize;
+    let wanted = number("DOLMEN_KILLS", 60) as usize;
     let mut random = Random::new(number("DOLMEN_SEED", 9));
     let mut tally = Tally::default();
     let begun = Instant::now();

@@ -27,6 +27,7 @@ use super::error::{CheckpointError, CheckpointErrorKind};
 use crate::commit::file_system::FileSystem;
 use crate::commit::{AtomicFile, RealFileSystem, SaveOptions, SharedFile};
 use crate::error::{Error, Result};
+use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
 
 pub use summary::{FailedSummary, summary};
@@ -218,7 +219,7 @@ impl FailedLog {
         for_each_line(&file, start..len, &mut |line| {
             // The beginning of this one may have been left out.
             if std::mem::take(&mut first) {
-                found.unread_bytes = start.saturating_add(line.bytes.len() as u64);
+                found.unread_bytes = start.saturating_add(len_u64(line.bytes.len()));
                 return Ok(());
             }
             match line.parsed() {
@@ -339,9 +340,9 @@ fn for_each_line(file: &dyn ReadAt, range: std::ops::Range<u64>, each: &mut Each
     let mut in_pieces = false;
     let mut at = range.start;
     while at < range.end {
-        let piece = range.end.saturating_sub(at).min(PIECE as u64);
+        let piece = range.end.saturating_sub(at).min(len_u64(PIECE));
         let begin = held.len();
-        held.resize(begin.saturating_add(piece as usize), 0);
+        held.resize(begin.saturating_add(len_usize(piece).unwrap_or(PIECE)), 0);
         let room = held.get_mut(begin..).unwrap_or_default();
         file.read_exact_at(room, at).map_err(|e| Error::io("cannot read the file", e).with_offset(at))?;
         at = at.saturating_add(piece);

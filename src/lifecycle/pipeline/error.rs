@@ -144,7 +144,9 @@ impl fmt::Display for PipelineError {
 impl std::error::Error for PipelineError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            PipelineError::Checkpoints { errors, .. } => errors.first().map(|e| e as _),
+            PipelineError::Checkpoints { errors, .. } => {
+                errors.first().map(|e| -> &(dyn std::error::Error + 'static) { e })
+            }
             PipelineError::Stage { source, .. } => Some(&**source),
             PipelineError::Other(e) => Some(e),
             PipelineError::ConfigChanged { .. } | PipelineError::Locked { .. } => None,

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::format::checksum::crc32;
 use crate::format::header::{HEADER_LEN, MAGIC};
+use crate::format::len_u64;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -59,7 +60,7 @@ impl Fingerprint {
             return Ok(Fingerprint { crc32: Some(crc), of_header: true, ..unread });
         }
         let mut hasher = crc32fast::Hasher::new();
-        let mut byte_len = start.len() as u64;
+        let mut byte_len = len_u64(start.len());
         hasher.update(&start);
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -67,7 +68,7 @@ impl Fingerprint {
                 Ok(0) => break,
                 Ok(n) => {
                     hasher.update(chunk.get(..n).unwrap_or_default());
-                    byte_len = byte_len.saturating_add(n as u64);
+                    byte_len = byte_len.saturating_add(len_u64(n));
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -119,7 +120,7 @@ impl Fingerprint {
 
 fn read_start(file: &mut File) -> io::Result<Vec<u8>> {
     let mut start = Vec::with_capacity(HEADER_LEN);
-    file.take(HEADER_LEN as u64).read_to_end(&mut start)?;
+    file.take(len_u64(HEADER_LEN)).read_to_end(&mut start)?;
     Ok(start)
 }
 

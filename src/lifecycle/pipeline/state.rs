@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::fingerprint::Fingerprint;
 use super::stage::Output;
 use crate::error::Error;
+use crate::format::len_u64;
 use crate::lifecycle::{CheckpointError, CheckpointErrorKind};
 
 /// The name of the state file.
@@ -384,7 +385,7 @@ fn status_of(record: &Map<String, Json>) -> StageStatus {
 
 /// Refuses what would take too much memory, before it is parsed.
 pub(super) fn check_len(bytes: &[u8]) -> Result<(), String> {
-    if bytes.len() as u64 > STATE_LEN_MAX {
+    if len_u64(bytes.len()) > STATE_LEN_MAX {
         return Err(format!("a pipeline's state has at most {STATE_LEN_MAX} bytes, and this file has more"));
     }
     if bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > VALUES_MAX {

@@ -9,6 +9,7 @@ use super::state::{PipelineState, STATE_FILE, STATE_LEN_MAX, check_len};
 use crate::commit::file_system::{Directory, FileKind, uninterrupted};
 use crate::commit::{AtomicFile, SaveOptions, create_directories, sweep_in};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::len_u64;
 use crate::lifecycle::CheckpointError;
 use crate::lifecycle::lock::Lock;
 
@@ -88,8 +89,8 @@ impl Store {
         let file = uninterrupted(|| self.directory.open_existing(name)).map_err(doing)?;
         let mut bytes = Vec::new();
         let mut chunk = vec![0; 1 << 16];
-        while bytes.len() as u64 <= STATE_LEN_MAX {
-            let read = uninterrupted(|| file.read_at(&mut chunk, bytes.len() as u64)).map_err(doing)?;
+        while len_u64(bytes.len()) <= STATE_LEN_MAX {
+            let read = uninterrupted(|| file.read_at(&mut chunk, len_u64(bytes.len()))).map_err(doing)?;
             if read == 0 {
                 break;
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Result, quoted};
+use crate::format::len_u64;
 use crate::format::value::{DictKind, Value};
 use crate::lifecycle::label::{Label, positions_of, shared};
 use crate::read::Checkpoint;
@@ -127,7 +128,7 @@ impl Root {
         match self.find(key) {
             Some(value) => match value.unmarked() {
                 Value::Tensor(tensor) => rows(&tensor.name),
-                value => Ok(value.as_slice().map(|items| items.len() as u64)),
+                value => Ok(value.as_slice().map(|items| len_u64(items.len()))),
             },
             None => rows(key),
         }

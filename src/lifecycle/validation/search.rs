@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, ErrorKind};
 use crate::format::diagnosis::{self, DIAGNOSIS_LEN};
+use crate::format::len_u64;
 
 /// Names that checkpoints have.
 const NAMED: [&str; 5] = ["dolmen", "pt", "pth", "ckpt", "safetensors"];
@@ -72,7 +73,7 @@ impl Candidate {
     fn is_placeholder(&self) -> bool {
         let mut start = Vec::new();
         let read =
-            std::fs::File::open(&self.path).and_then(|file| file.take(DIAGNOSIS_LEN as u64).read_to_end(&mut start));
+            std::fs::File::open(&self.path).and_then(|file| file.take(len_u64(DIAGNOSIS_LEN)).read_to_end(&mut start));
         read.is_ok() && diagnosis::is_placeholder(&start)
     }
 }

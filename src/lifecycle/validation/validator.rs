@@ -8,6 +8,7 @@ use super::root::{Root, listed, shown};
 use super::schema::{Misfit, Schema};
 use super::search::{Candidate, Candidates, Claim, spread};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::len_u64;
 use crate::lifecycle::error::{CheckpointError, CheckpointErrorKind};
 use crate::lifecycle::versions::Versions;
 use crate::open::OpenOptions;
@@ -295,7 +296,7 @@ impl Validator {
             path: path.to_path_buf(),
             format: checkpoint.format().to_owned(),
             byte_len: checkpoint.header().file_len(),
-            tensor_count: checkpoint.len() as u64,
+            tensor_count: len_u64(checkpoint.len()),
             unchecked,
         })
     }
