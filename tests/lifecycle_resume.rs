@@ -755,6 +755,28 @@ fn the_hash_of_a_configuration_is_that_of_the_original() {
         ]),
         "b00f87f37e56c6aaa10b9bc613e8cd614d5de9f751ab21c888e0e13edef41f0b"
     );
+    // Some of these have two shortest forms that are equally near.
+    let ties = [
+        214316624734517.62,
+        123456789012345.67,
+        -0.0,
+        100.0,
+        1e15,
+        0.001,
+        1e23,
+        -1.5e-7,
+        f64::MAX,
+        9007199254740992.0,
+        11064396398592.062,
+        562949953421311.9,
+        562949953421311.6,
+        562949953421311.4,
+        281474976710655.06,
+    ];
+    let named = (0..).zip(ties).map(|(n, value): (u32, f64)| (format!("k{n:02}"), Value::from(value)));
+    let pipeline = named.fold(Pipeline::new("x"), |pipeline, (key, value)| pipeline.config(key, value));
+    let of_ties = pipeline.config_hash().unwrap();
+    assert_eq!(of_ties, "72008fc462f66b76ba5bfd09c8635e28b2af267dc531f5c9bc409f331bf36ce2");
     let mut power = vec![0; 9];
     power[0] = 64;
     assert_eq!(
@@ -1210,6 +1232,22 @@ fn deep_nesting_cannot_make_a_state_cost_more_than_its_values() {
     job.put(STATE, format!("{{\"stages\": {{}}, \"x\": [{list}]}}"));
     let e = PipelineState::read(job.path(STATE)).unwrap_err();
     assert!(e.message.contains("so many values"), "{e}");
+}
+
+#[test]
+fn a_stage_that_the_original_completed_again_is_known_by_what_it_made_then() {
+    let job = Job::done();
+    let mut state = job.state_json();
+    let stage = &mut state["stages"]["FEATURES"];
+    // As the original leaves it: what it does not know stays.
+    stage["started_at"] = json!("2026-01-22T17:27:41.213097");
+    stage["completed_at"] = json!("2026-01-22T17:27:42.213097");
+    stage["outputs"] = json!({"features": [job.path("features.dolmen")]});
+    job.put(STATE, state.to_string());
+    save(&job.path("features.dolmen"), b"other");
+    assert_eq!(job.go_on(&ResumeOptions::new()).unwrap(), ["PREDICTION"]);
+    assert!(job.log().entries().unwrap().is_empty());
+    assert_eq!(fs::read(job.path("prediction.txt")).unwrap(), b"other");
 }
 
 // What is remembered as failed.

@@ -788,7 +788,8 @@ mod lifecycle {
         let found = stages.iter().flat_map(|stage| keys(stage));
         assert_eq!(sorted(found.collect()), sorted(first_cells("stage")));
         let fingerprints = &stages[0]["fingerprints"];
-        assert_eq!(keys(fingerprints), ["inputs", "outputs"]);
+        assert_eq!(sorted(keys(fingerprints)), ["completed_at", "inputs", "outputs"]);
+        assert_eq!(fingerprints["completed_at"], stages[0]["completed_at"]);
         let outputs = fingerprints["outputs"].as_object().unwrap();
         let found = outputs.values().flat_map(keys);
         assert_eq!(sorted(found.collect()), sorted(first_cells("fingerprint")));

@@ -18,7 +18,7 @@ use crate::{Outcome, human, say};
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// Checkpoints: .dolmen files and PyTorch's .pt and .pth
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required = true, value_name = "FILE")]
     paths: Vec<PathBuf>,
     /// The steps from one version to the next, declared in JSON
     #[arg(long, value_name = "FILE.json")]
@@ -26,7 +26,7 @@ pub struct Args {
     /// The version to upgrade to; that of the steps if not given, and 1.0 without steps
     #[arg(long, value_name = "VERSION")]
     to: Option<Version>,
-    /// Write the new file here, and leave PATH alone
+    /// Write the new file here, and leave FILE alone
     #[arg(long, short, value_name = "OUT", conflicts_with = "backup")]
     output: Option<PathBuf>,
     /// Keep the original beside the new file, as NAME.vVERSION.bak
@@ -78,7 +78,7 @@ Examples:
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<Outcome> {
     if args.output.is_some() && args.paths.len() > 1 {
-        usage("--output takes one PATH, and several were given");
+        usage("--output takes one FILE, and several were given");
     }
     let versions = versions(args)?;
     let mut options = UpgradeOptions::new().backup(args.backup).dry_run(args.dry_run);

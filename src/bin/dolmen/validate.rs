@@ -87,7 +87,8 @@ JSON: {\"valid\": [{\"path\", \"format\", \"file_bytes\", \"tensors\", \"uncheck
 have; \"advice\" may be null.
 
 Exit codes: 3 if a checkpoint is corrupted or incompatible; otherwise 1 if one
-could not be read or none was found; otherwise 0.
+could not be read, if none was found, or if there is nothing at a path that was
+named, which says nothing of a checkpoint; otherwise 0.
 
 Examples:
   dolmen validate checkpoints/ --quick && ./resume.sh

@@ -214,15 +214,31 @@ fn write_float(value: f64, out: &mut String) {
         });
         return;
     }
-    let scientific = format!("{value:e}");
+    let shortest = format!("{value:e}");
+    let digit_count = shortest.bytes().take_while(|&b| b != b'e').filter(u8::is_ascii_digit).count();
+    // Of two that are as short and as near, Python takes the even one, as this does, and the shortest form here the one above.
+    let nearest = format!("{value:.*e}", digit_count.saturating_sub(1));
+    let scientific = if nearest.parse() == Ok(value) { nearest } else { shortest };
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..16).contains(&exponent) {
-        let _ = write!(out, "{value:?}");
-    } else {
+    if !(-4..16).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         let _ = write!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs());
+        return;
     }
+    if mantissa.starts_with('-') {
+        out.push('-');
+    }
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let places = usize::try_from(exponent.unsigned_abs()).unwrap_or_default();
+    if exponent < 0 {
+        let _ = write!(out, "0.{}{digits}", "0".repeat(places.saturating_sub(1)));
+        return;
+    }
+    let whole_len = places.saturating_add(1);
+    let whole = digits.get(..whole_len).unwrap_or(&digits);
+    let fraction = digits.get(whole_len..).filter(|digits| !digits.is_empty()).unwrap_or("0");
+    let _ = write!(out, "{whole:0<whole_len$}.{fraction}");
 }
 
 /// An integer in decimal, as Python writes it, which refuses more than 4300 digits as well.

@@ -285,6 +285,15 @@ impl PipelineState {
     pub(super) fn set_known_outputs(&mut self, name: &str, outputs: &[(Output, Fingerprint)]) {
         let files: Map<String, Json> = outputs.iter().map(known_output).collect();
         object_mut(self.record_mut(name), "fingerprints").insert("outputs".into(), Json::Object(files));
+        self.date_fingerprints(name);
+    }
+
+    /// Says to which completion of a stage the fingerprints belong: the original leaves them where they are when it completes the stage
+    /// again.
+    fn date_fingerprints(&mut self, name: &str) {
+        let record = self.record_mut(name);
+        let completed_at = record.get("completed_at").cloned().unwrap_or_default();
+        object_mut(record, "fingerprints").insert("completed_at".into(), completed_at);
     }
 
     /// Records a stage as completed with these outputs.
@@ -298,6 +307,7 @@ impl PipelineState {
         record.insert("duration_seconds".into(), json!(seconds));
         record.insert("outputs".into(), if files.is_empty() { json!({}) } else { json!({ "files": files }) });
         record.insert("error".into(), Json::Null);
+        self.date_fingerprints(name);
     }
 
     /// Records a stage as begun on these inputs.
@@ -329,6 +339,7 @@ impl PipelineState {
         let known: Map<String, Json> =
             known.iter().map(|(path, fingerprint)| (in_text(path), Json::Object(fingerprint.to_json()))).collect();
         object_mut(self.record_mut(name), "fingerprints").insert("inputs".into(), Json::Object(known));
+        self.date_fingerprints(name);
     }
 
     /// Takes back what a stage has come to. What is unknown in its record stays.
@@ -487,7 +498,11 @@ fn fingerprints<'a>(
     record: &'a Map<String, Json>,
     key: &str,
 ) -> Option<impl Iterator<Item = (&'a str, &'a Map<String, Json>)> + use<'a>> {
-    let files = object(object(record, "fingerprints")?, key)?;
+    let fingerprints = object(record, "fingerprints")?;
+    if status_of(record) == StageStatus::Completed && fingerprints.get("completed_at") != record.get("completed_at") {
+        return None;
+    }
+    let files = object(fingerprints, key)?;
     Some(files.iter().filter_map(|(path, file)| Some((path.as_str(), file.as_object()?))))
 }
 

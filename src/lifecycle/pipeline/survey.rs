@@ -224,6 +224,10 @@ impl Survey<'_> {
         for (output, fingerprint) in self.state.outputs_of(&stage.name) {
             let path =
                 if fingerprint.is_some() { self.pipeline.resolve(&output.path) } else { self.find(&output.path) };
+            // The original records what it likes; a directory says nothing of what a stage made in it.
+            if fingerprint.is_none() && path.is_dir() {
+                continue;
+            }
             match outputs.iter_mut().find(|(_, known, _)| *known == path) {
                 Some((_, _, place)) => *place = fingerprint,
                 None => outputs.push((Output { path: self.named(&path), ..output }, path, fingerprint)),
