@@ -43,6 +43,9 @@ impl<'a> Descendants<'a> {
     }
 
     fn push_map(&mut self, map: &'a BTreeMap<String, Value>) {
+        if map.is_empty() {
+            return;
+        }
         self.pending.extend(in_order(map).into_iter().rev().map(|(_, value)| value));
     }
 }
