@@ -1567,6 +1567,21 @@ fn two_runs_of_one_process_exclude_each_other_too() {
 }
 
 #[test]
+fn a_run_whose_lock_was_taken_away_records_nothing_more() {
+    let job = Job::new();
+    let mut first = job.resume();
+    let stage = first.begin_next().unwrap().unwrap();
+    fs::remove_file(job.path("pipeline.lock")).unwrap();
+    let second = job.resume();
+    let before = fs::read(job.path(STATE)).unwrap();
+    job.put("chunks.fa", "ACGT");
+    let e = first.complete(stage).unwrap_err();
+    assert!(e.to_string().contains("the lock was taken away"), "{e}");
+    assert_eq!(fs::read(job.path(STATE)).unwrap(), before);
+    drop(second);
+}
+
+#[test]
 fn what_stands_in_a_lock_file_cannot_mislead() {
     let job = Job::new();
     let _run = job.resume();

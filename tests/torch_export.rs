@@ -378,7 +378,7 @@ fn only_tensors_are_written_if_that_is_asked_for() {
     );
     assert!(document.get("x").unwrap().as_tensor().unwrap().attributes.is_empty());
     let told = notes.to_string();
-    assert!(told.contains("the document is left out") && told.contains("the metadata (1 entries)"), "{told}");
+    assert!(told.contains("the document is left out") && told.contains("the metadata (1 entry)"), "{told}");
     assert!(!told.contains("torch.load"), "{told}");
 
     let (_, read, notes) = exported(&b, ExportOptions::new());

@@ -232,6 +232,7 @@ impl Target {
                 super::notes::structure(checkpoint, &mut notes)?;
                 match checkpoint.metadata()?.len() {
                     0 => {}
+                    1 => notes.push("the metadata (1 entry) is left out"),
                     count => notes.push(format!("the metadata ({count} entries) is left out")),
                 }
                 notes.extend(super::npy::save(&tensor, output, &options.save_options(validator))?);

@@ -36,7 +36,7 @@ impl fmt::Display for LockHolder {
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: Box<dyn OutputFile>,
+    file: Box<dyn OutputFile>,
     /// Whether the file system has locks at all.
     pub(super) holds: bool,
 }
@@ -56,7 +56,17 @@ impl Lock {
         };
         // For messages alone: if it cannot be written, nobody is named.
         let _ = write_note(&*file, now);
-        Ok(Ok(Lock { _file: file, holds }))
+        Ok(Ok(Lock { file, holds }))
+    }
+}
+
+impl Lock {
+    /// Whether the name still stands for the file that is locked: whoever takes it away lets another in.
+    pub(super) fn has_its_name(&self, directory: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+        let named = uninterrupted(|| directory.status(name))?;
+        let locked = uninterrupted(|| self.file.status())?;
+        // Where files have no identity, that there is one must do.
+        Ok(named.is_some_and(|named| named.identity == locked.identity))
     }
 }
 

@@ -42,6 +42,7 @@ pub fn write(checkpoint: &Checkpoint, out: impl Write + Seek) -> Result<Notes> {
     notes::structure(checkpoint, &mut notes)?;
     match checkpoint.metadata()?.len() {
         0 => {}
+        1 => notes.push("the metadata (1 entry) is left out"),
         count => notes.push(format!("the metadata ({count} entries) is left out")),
     }
 

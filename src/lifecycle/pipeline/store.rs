@@ -108,6 +108,13 @@ impl Store {
                 .with_path(&self.path)
                 .with_advice("name fewer files, such as one for each stage that lists the others"));
         }
+        let named = self.lock.has_its_name(&*self.directory, OsStr::new(LOCK_FILE));
+        if !named.map_err(|e| Error::io("cannot look at the lock", e).with_path(self.directory_path.join(LOCK_FILE)))? {
+            let message = "the lock was taken away while this pipeline was running: another may be running too";
+            return Err(Error::new(ErrorKind::InvalidInput, message)
+                .with_path(self.directory_path.join(LOCK_FILE))
+                .with_advice("nothing was recorded; see that nothing else runs here, and resume"));
+        }
         let mut file = AtomicFile::create(&self.path, &self.save)?;
         file.append(&bytes)?;
         file.commit()

@@ -336,7 +336,12 @@ impl Validator {
             let message = match (length(ids)?, length(rows)?) {
                 (Some(a), Some(b)) if a == b => continue,
                 (Some(a), Some(b)) => format!("{} has {a} elements, and {} has {b} rows", shown(ids), shown(rows)),
-                (a, _) => format!("{} is missing, or has no length", shown(if a.is_none() { ids } else { rows })),
+                (a, _) => {
+                    let key = if a.is_none() { ids } else { rows };
+                    let what =
+                        if root.has(key, checkpoint).map_err(malformed)? { "has no length" } else { "is missing" };
+                    format!("{} {what}", shown(key))
+                }
             };
             return incompatible(Level::IdsMatchRows, message);
         }

@@ -189,6 +189,7 @@ fn document(checkpoint: &Checkpoint, options: ExportOptions, notes: &mut Notes) 
     let document = checkpoint.document()?;
     match checkpoint.metadata()?.len() {
         0 => {}
+        1 => notes.push("the metadata (1 entry) is left out"),
         count => notes.push(format!("the metadata ({count} entries) is left out")),
     }
     match checkpoint.unknown_sections().count() {
