@@ -50,8 +50,8 @@
 //!
 //! # Features
 //!
-//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, `lifecycle`, and `cli` (the command) are on by default.
-//! None of them changes a byte of what is written. Without default features the crate reads and writes bytes in memory, on
+//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, `lifecycle`, and `cli` (the command) are on
+//! by default. None of them changes a byte of what is written. Without default features the crate reads and writes bytes in memory, on
 //! `wasm32-unknown-unknown` too.
 //!
 //! # What it does not do

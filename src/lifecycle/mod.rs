@@ -1,7 +1,16 @@
 //! The life of a checkpoint: validated before it is trusted, remembered if it failed, upgraded when its version changes, resumed from.
 //!
-//! Built on the public API of the crate alone.
-
+//! ```text
+//! validation   Validator: levels, one by one; Schema; many side by side        failed     FailedLog: failed_checkpoints.txt
+//! versions     Versions: steps from one to the next, on load or on a file     save       Save: validated before it gets its name
+//! pipeline     Pipeline: stages, what is done and what is next                 shards     ShardedBatches: one by one, each durable
+//! label, info  what a checkpoint says of itself                               lock       one at a time
+//! ```
+//! A [`Validator`] says of one checkpoint whether it can be used, and a [`CheckpointError`] why not: *corrupted* ones are made again,
+//! *incompatible* ones are not what is needed, of *unreadable* ones nothing is known. A [`Pipeline`] asks it of what its stages made.
+//! The files that lie around checkpoints are described in `spec/lifecycle.md`.
+//!
+//! Built on the public API of the crate, and on [`commit`](crate::commit) for every byte that it writes.
 #![cfg_attr(
     not(test),
     deny(

@@ -128,9 +128,10 @@ impl Pipeline {
     /// Unfinished saves of killed processes are [swept away](crate::commit::sweep()) in the directory of the state and in those of the
     /// stages' outputs; in those of outputs that are named only when a stage has run, when it is completed.
     ///
-    /// **Cost**: quick validation of each checkpoint of completed stages; once, of what another program completed, its inputs from
-    /// outside are read. Other files are read again only if their length or
-    /// modification time is not as it was: a change that leaves both as they were is found by [`ResumeOptions::full`] alone.
+    /// **Cost**: quick validation of each checkpoint of completed stages, but full validation of one that is remembered as failed or whose
+    /// modification time is not as it was; once, of what another program completed, its inputs from outside are read. Other
+    /// files are read again only if their modification time is not as it was: a change that leaves it is found by
+    /// [`ResumeOptions::full`] alone.
     ///
     /// # Errors
     /// [`Locked`](PipelineError::Locked); [`ConfigChanged`](PipelineError::ConfigChanged);
