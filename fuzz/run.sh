@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 total=${1:-60}
 sanitizer=${SANITIZER:-address}
 jobs=${JOBS:-1}
-read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values safetensors torch_zip torch_pickle}"
+read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values safetensors torch_zip torch_pickle pipeline_state failed_log}"
 
 skip() {
     echo "SKIPPED: NO FUZZING WAS DONE: $1" >&2

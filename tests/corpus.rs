@@ -22,6 +22,10 @@ const TARGETS: &[(&str, Check, &[&str])] = &[
     ("torch_zip", fuzz::torch_zip, &[]),
     #[cfg(feature = "torch")]
     ("torch_pickle", fuzz::torch_pickle, &[]),
+    #[cfg(feature = "lifecycle")]
+    ("pipeline_state", fuzz::pipeline_state, &[]),
+    #[cfg(feature = "lifecycle")]
+    ("failed_log", fuzz::failed_log, &[]),
 ];
 
 fn root() -> &'static Path {
@@ -90,6 +94,20 @@ fn inputs_of_torch_zip_pass() {
 fn inputs_of_torch_pickle_pass() {
     let outcomes = replay("torch_pickle");
     assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 10), "{outcomes:?}");
+}
+
+#[cfg(feature = "lifecycle")]
+#[test]
+fn inputs_of_pipeline_state_pass() {
+    let outcomes = replay("pipeline_state");
+    assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 2), "{outcomes:?}");
+}
+
+#[cfg(feature = "lifecycle")]
+#[test]
+fn inputs_of_failed_log_pass() {
+    let outcomes = replay("failed_log");
+    assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 1), "{outcomes:?}");
 }
 
 #[cfg(feature = "torch")]

@@ -4,6 +4,8 @@
 pub mod dice;
 pub mod guest;
 pub mod heap;
+#[cfg(feature = "lifecycle")]
+pub mod lifecycle;
 pub mod model;
 pub mod open;
 pub mod seal;
@@ -12,6 +14,8 @@ pub mod torch;
 pub mod values;
 
 pub use guest::safetensors;
+#[cfg(feature = "lifecycle")]
+pub use lifecycle::{failed_log, pipeline_state};
 pub use model::write_model;
 pub use open::{Outcome, open_bytes, open_resealed};
 #[cfg(feature = "torch")]
