@@ -54,9 +54,7 @@ pub fn further_records(source: &dyn ReadAt, limits: &Limits) -> Result<Vec<Strin
         matches!(
             within,
             "data.pkl" | "constants.pkl" | "version" | "byteorder" | ".format_version" | ".storage_alignment"
-        ) || ["data/", "constants/", "code/", "traced_inputs/", ".data/"]
-            .iter()
-            .any(|folder| within.starts_with(folder))
+        ) || ["data/", "constants/", "code/", "traced_inputs", ".data/"].iter().any(|folder| within.starts_with(folder))
     };
     // A folder has a record of its own in archives that were packed by hand.
     let names = archive.records().iter().map(|record| record.name.as_str());
