@@ -37,7 +37,7 @@ pub fn pipeline_state(data: &[u8]) -> Outcome {
     let (state, peak) = heap::peak(|| PipelineState::read(&path));
     let _ = std::fs::remove_dir_all(&directory);
     // JSON becomes a tree of values.
-    assert_bounded(peak as u64, 600, data);
+    assert_bounded(peak, 600, data);
     match state {
         Ok(state) => {
             let stages: Vec<_> = state.stages().collect();
@@ -66,7 +66,7 @@ pub fn failed_log(data: &[u8]) -> Outcome {
     let log = FailedLog::in_directory(&directory);
     std::fs::write(log.path(), bytes).expect("a place for temporary files");
     let (read, peak) = heap::peak(|| log.read().expect("the file is there"));
-    assert_bounded(peak as u64, 200, data);
+    assert_bounded(peak, 200, data);
     let lines = bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
     assert_eq!(read.entries.len() + read.malformed, lines, "every line is a failure or counted");
     assert_printable(&failed_summary(&read.entries).to_string());
