@@ -11,7 +11,6 @@ use super::version::Version;
 use super::{StepName, Versions, incompatible, unmade};
 use crate::commit::{SaveOptions, Validator as CommitValidator};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::format::limits::Limits;
 use crate::format::value::Value;
 use crate::lifecycle::error::CheckpointError;
 use crate::lifecycle::label::{Label, VERSION_KEY};
@@ -284,12 +283,16 @@ fn write_nowhere(path: &Path, format: Format, content: &Content<'_>) -> Result<V
 /// Refuses a file that has more in it than a checkpoint holds: that would be lost.
 fn check_records(path: &Path, format: Format) -> Result<(), UpgradeError> {
     match format {
-        Format::Dolmen => Ok(()),
+        Format::Dolmen => {
+            let _ = path;
+            Ok(())
+        }
         #[cfg(feature = "torch")]
         Format::Torch => {
             let of_file = |e| CheckpointError::of(path, e);
             let file = std::fs::File::open(path).map_err(|e| of_file(Error::io("cannot open", e)))?;
-            let further = crate::foreign::torch::further_records(&file, &Limits::NONE).map_err(of_file)?;
+            let further =
+                crate::foreign::torch::further_records(&file, &crate::format::limits::Limits::NONE).map_err(of_file)?;
             let Some(first) = further.first() else { return Ok(()) };
             let message = match further.len().saturating_sub(1) {
                 0 => format!("the archive's record {} would be lost", quoted(first)),
