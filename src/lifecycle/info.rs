@@ -1,10 +1,9 @@
 //! [`CheckpointInfo`]: what a checkpoint is, at a glance.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
-use super::label::Label;
+use super::label::{Label, done_marker};
 use super::versions::{Version, in_words};
 use crate::error::Result;
 use crate::read::Checkpoint;
@@ -72,11 +71,4 @@ impl CheckpointInfo {
 /// Whether text is short and plain, to be shown as it is.
 fn is_word(text: &str) -> bool {
     text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ' ' | '.'))
-}
-
-/// The name of the marker beside a checkpoint.
-fn done_marker(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".done");
-    PathBuf::from(name)
 }

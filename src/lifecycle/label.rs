@@ -1,6 +1,7 @@
-//! [`Label`]: what a checkpoint says of itself, version and status.
+//! [`Label`]: what a checkpoint says of itself, version and status; and the marker beside it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::versions::Version;
 use crate::error::Result;
@@ -42,6 +43,13 @@ impl Label {
     pub(super) fn is_in_progress(&self) -> bool {
         self.status.as_ref().and_then(Value::as_str) == Some(STATUS_IN_PROGRESS)
     }
+}
+
+/// The empty file beside a checkpoint by which the original says that it is complete: `x.pt.done` of `x.pt`.
+pub(super) fn done_marker(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".done");
+    name.into()
 }
 
 /// What the document has for a key, if it is a dictionary, and whether or not it is kept elsewhere in it.

@@ -47,7 +47,8 @@ one is of version 0.x; from there to 1.0 nothing changes but the version.
 
 A file is rewritten in the format that it has. The new one takes its place after
 every byte of it was verified; until then the original stays. A file that is of
-the version already, or of a later minor one, is not touched.
+the version already, or of a later minor one, is not touched, and its data is not
+read: `dolmen verify` says whether it is whole.
 
 Steps:
   {\"program\": \"virnucpro\", \"version\": \"2.0\", \"steps\": [

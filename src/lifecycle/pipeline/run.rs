@@ -34,7 +34,7 @@ pub(super) enum Standing {
 ///
 /// ```no_run
 /// # use dolmen::lifecycle::{Pipeline, PipelineError, ResumeOptions};
-/// # fn work(name: &str) -> Result<(), PipelineError> { unimplemented!() }
+/// # fn work(name: &str) -> Result<(), PipelineError> { Ok(()) }
 /// # fn go_on(pipeline: &Pipeline) -> Result<(), PipelineError> {
 /// let mut run = pipeline.resume(&ResumeOptions::new())?;
 /// println!("{}", run.summary());

@@ -11,6 +11,7 @@ use super::state::PipelineState;
 use super::{Pipeline, ResumeOptions, Stage};
 use crate::error::Error;
 use crate::lifecycle::failed::absolute;
+use crate::lifecycle::label::done_marker;
 use crate::lifecycle::{CheckpointError, CheckpointErrorKind, FailedCheckpoint};
 
 /// What was found of a stage's outputs.
@@ -264,7 +265,5 @@ fn take(path: &Path, by_header: bool) -> Result<Fingerprint, CheckpointError> {
 
 /// Whether the original says that a file is complete: by an empty `FILE.done` beside it.
 fn has_done_marker(path: &Path) -> bool {
-    let mut marker = path.as_os_str().to_owned();
-    marker.push(".done");
-    std::fs::metadata(marker).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
+    std::fs::metadata(done_marker(path)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
 }

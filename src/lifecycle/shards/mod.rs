@@ -16,6 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::{CheckpointError, CheckpointErrorKind};
+use super::label::done_marker;
 
 use super::lock::Lock;
 use super::validation::{Level, Validator};
@@ -214,7 +215,7 @@ fn survey(directory: &Path, rank: u32, validator: &Validator) -> Result<ShardSta
     }
     files.sort();
 
-    let is_finished = |path: &Path, is_theirs: bool| !is_theirs || name::marker_of(path).exists();
+    let is_finished = |path: &Path, is_theirs: bool| !is_theirs || done_marker(path).exists();
     let (finished, unfinished): (Vec<_>, Vec<_>) =
         files.iter().partition(|(_, is_theirs, path)| is_finished(path, *is_theirs));
     let batch = validator.validate_all(&finished.iter().map(|(_, _, path)| path).collect::<Vec<_>>());

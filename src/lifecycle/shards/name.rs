@@ -1,7 +1,6 @@
 //! The names of batches and shards.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
 
 /// The highest number of a batch: nine digits.
 pub(super) const NUMBER_MAX: u64 = 999_999_999;
@@ -51,13 +50,6 @@ pub(super) fn rank(name: &OsStr) -> Option<u32> {
     let rank = digits.parse().ok()?;
     // No number has two names.
     (digits == u32::to_string(&rank)).then_some(rank)
-}
-
-/// The marker of a file.
-pub(super) fn marker_of(path: &Path) -> PathBuf {
-    let mut marker = path.as_os_str().to_owned();
-    marker.push(".done");
-    marker.into()
 }
 
 fn number_and_kind(name: &str) -> Option<(u64, bool)> {
