@@ -33,6 +33,8 @@ pub enum ErrorKind {
     /// The new file is visible under its name, but flushing the directory failed: after a crash either the
     /// old or the new file may be there.
     NotDurable,
+    /// A device, such as a GPU, or its driver is not there, or failed.
+    Device,
 }
 
 impl ErrorKind {
@@ -48,6 +50,7 @@ impl ErrorKind {
             ErrorKind::NotFound => "NotFound",
             ErrorKind::InvalidInput => "InvalidInput",
             ErrorKind::NotDurable => "NotDurable",
+            ErrorKind::Device => "Device",
         }
     }
 }
@@ -155,7 +158,7 @@ impl Error {
 
     /// Puts words in front of the message.
     #[must_use]
-    #[cfg(feature = "torch")]
+    #[cfg(any(feature = "torch", feature = "feature"))]
     pub(crate) fn with_words_before(mut self, words: &str) -> Error {
         self.0.message.insert_str(0, words);
         self

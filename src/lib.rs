@@ -44,14 +44,15 @@
 //! - [`commit`] makes a file appear whole or not at all; [`SaveOptions`] says how.
 //! - [`lifecycle`] is the life of a checkpoint: validated before it is trusted, upgraded when its version changes, remembered if it failed; and
 //!   pipelines that resume.
+//! - [`feature`] is the feature pipeline: tables over many files, streamed in batches to where they are used, a GPU among others.
 //! - [`foreign`] holds the guests: PyTorch's checkpoints and safetensors are read in place by the same `Checkpoint`, NumPy's archives are
 //!   converted.
 //! - [`Error`] names file, tensor, offset and rule, and says what to do.
 //!
 //! # Features
 //!
-//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, `lifecycle`, and `cli` (the command) are on
-//! by default. None of them changes a byte of what is written. Without default features the crate reads and writes bytes in memory, on
+//! `fs` (open and save by path), `mmap`, `parallel` (several threads), `safetensors`, `npy`, `torch`, `lifecycle`, `feature`, and `cli` (the
+//! command) are on by default; `cuda` (NVIDIA's GPUs) is not. None of them changes a byte of what is written. Without default features the crate reads and writes bytes in memory, on
 //! `wasm32-unknown-unknown` too.
 //!
 //! # What it does not do
@@ -68,6 +69,8 @@ mod bridge;
 #[cfg(feature = "fs")]
 pub mod commit;
 pub mod error;
+#[cfg(feature = "feature")]
+pub mod feature;
 pub mod foreign;
 pub mod format;
 #[cfg(feature = "lifecycle")]
@@ -77,6 +80,8 @@ pub mod read;
 pub mod source;
 pub mod write;
 
+#[cfg(feature = "cuda")]
+pub use cudarc;
 pub use half;
 
 #[cfg(feature = "fs")]
@@ -90,4 +95,4 @@ pub use read::{Checkpoint, GuestIndex, Report, Rows, TensorView, VerifyOptions, 
 pub use source::ReadAt;
 pub use write::{Builder, FileOptions, IntoShape, IntoTensor, Plan, StorageId, TensorData, View};
 #[cfg(feature = "fs")]
-pub use write::{TensorWriter, Writer};
+pub use write::{RowsWriter, TensorWriter, Writer};

@@ -15,6 +15,7 @@ use crate::source::{AlignedBytes, ReadAt, Source};
 pub struct OpenOptions {
     limits: Limits,
     threads: usize,
+    direct: bool,
 }
 
 impl Default for OpenOptions {
@@ -26,7 +27,7 @@ impl Default for OpenOptions {
 impl OpenOptions {
     /// No limits but the file's size, and as many threads as the machine has.
     pub fn new() -> OpenOptions {
-        OpenOptions { limits: Limits::NONE, threads: crate::read::default_threads() }
+        OpenOptions { limits: Limits::NONE, threads: crate::read::default_threads(), direct: false }
     }
 
     /// What to accept at most.
@@ -38,6 +39,13 @@ impl OpenOptions {
     /// How many threads [`open`](Self::open) reads and verifies with, and the first touch of a large tensor verifies with.
     pub fn threads(mut self, threads: usize) -> OpenOptions {
         self.threads = if cfg!(feature = "parallel") { threads.max(1) } else { 1 };
+        self
+    }
+
+    /// Whether [`open_on_demand`](Self::open_on_demand) reads data past the system's page cache (`O_DIRECT`), where it can: for data of more
+    /// than the memory, from a fast disk. Short reads, of headers and indexes, are as usual. Off by default.
+    pub fn direct(mut self, direct: bool) -> OpenOptions {
+        self.direct = direct;
         self
     }
 
@@ -65,7 +73,15 @@ impl OpenOptions {
     /// As [`Checkpoint::open_on_demand`].
     #[cfg(feature = "fs")]
     pub fn open_on_demand(&self, path: impl AsRef<Path>) -> Result<Checkpoint> {
-        at(path.as_ref(), |file, _| self.source(Source::File(file)))
+        let path = path.as_ref();
+        let source = |file| {
+            if !self.direct {
+                return Ok(Source::File(file));
+            }
+            let direct = crate::source::direct::DirectFile::new(file, path);
+            direct.map(Source::Direct).map_err(|e| Error::io("cannot open for direct reads", e))
+        };
+        at(path, |file, _| self.source(source(file)?))
     }
 
     /// As [`Checkpoint::map`].

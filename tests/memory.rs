@@ -155,6 +155,44 @@ fn a_tensor_longer_than_memory_should_hold_is_saved_validated_streamed_and_copie
     assert_eq!(std::fs::metadata(&copy).unwrap().len(), std::fs::metadata(&path).unwrap().len());
 }
 
+/// The most that writing a table of so many rows of 1 KiB took, in files of so many.
+#[cfg(feature = "feature")]
+fn table(rows: usize, rows_per_file: u64) -> usize {
+    use dolmen::feature::{TableWriter, TableWriterOptions};
+    const BATCH: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let options = TableWriterOptions::new(DType::F32, [256]).unwrap().labels(true);
+    let options = options.rows_per_file(rows_per_file).save(quickly());
+    let elements = vec![0.5f32; BATCH * 256];
+    let mut ids = vec![String::with_capacity(20); BATCH];
+    let (_, taken) = peak(|| {
+        let mut w = TableWriter::create(dir.path().join("part"), &options).unwrap();
+        for batch in 0..rows / BATCH {
+            for (n, id) in ids.iter_mut().enumerate() {
+                id.clear();
+                std::fmt::Write::write_fmt(id, format_args!("sequence_{:08}", batch * BATCH + n)).unwrap();
+            }
+            w.append_labelled(&ids, &elements, &[1; BATCH]).unwrap();
+        }
+        w.finish().unwrap();
+    });
+    taken
+}
+
+#[cfg(feature = "feature")]
+#[test]
+fn a_table_takes_memory_for_the_ids_of_one_file_however_many_files_and_rows_there_are() {
+    let _alone = alone();
+    let (one, ten) = (table(5_000, 5_000), table(50_000, 5_000));
+    println!("5,000 rows of 1 KiB a file: one file took {} KiB, ten took {} KiB", one >> 10, ten >> 10);
+    assert!(ten < one + (64 << 10), "{one} bytes for a file, {ten} for ten");
+    assert!(ten < 3 * MIB, "{} KiB", ten >> 10);
+    let single = table(50_000, 50_000);
+    let row = (single - ten) / 45_000;
+    println!("a further row of the same file, with an id of 17 bytes: {row} bytes");
+    assert!((17..300).contains(&row), "{row} bytes for each further row of a file");
+}
+
 #[test]
 fn a_tensor_in_memory_is_saved_without_another_copy() {
     let _alone = alone();

@@ -1,5 +1,5 @@
 //! The tables of `spec/format.md` against the code: rules, dtypes, the fields of each structure as files have them, section kinds,
-//! flags, tags and limits; those of `spec/torch.md` and `spec/lifecycle.md`; and `spec/hexdump.md` against the file that it explains.
+//! flags, tags and limits; those of `spec/torch.md`, `spec/lifecycle.md` and `spec/features.md`; and `spec/hexdump.md` against the file that it explains.
 
 mod common;
 
@@ -797,5 +797,78 @@ mod lifecycle {
         assert_eq!(of, ["header", "content"]);
         let statuses = [StageStatus::NotStarted, StageStatus::InProgress, StageStatus::Completed, StageStatus::Failed];
         assert_eq!(first_cells("statuses"), statuses.map(StageStatus::name));
+    }
+}
+
+/// `spec/features.md` against what is written.
+#[cfg(feature = "feature")]
+mod features {
+    use super::{spec, table_of};
+    use dolmen::feature::{MAX_FILES, TableFile, TableWriter, TableWriterOptions};
+    use dolmen::format::value::{LIST_LEN, TensorRef, Value};
+    use dolmen::{Checkpoint, DType, Durability, SaveOptions};
+
+    fn text() -> String {
+        std::fs::read_to_string(spec().join("features.md")).unwrap()
+    }
+
+    fn rows(name: &str) -> Vec<Vec<String>> {
+        table_of(&text(), name).0
+    }
+
+    /// A table of so many rows in files of 64.
+    fn table(directory: &std::path::Path, prefix: &str, rows: usize, labels: bool) -> Vec<TableFile> {
+        let save = SaveOptions::new().durability(Durability::None);
+        let options = TableWriterOptions::new(DType::F32, [3]).unwrap().rows_per_file(64).labels(labels).save(save);
+        let mut w = TableWriter::create(directory.join(prefix), &options).unwrap();
+        let (ids, data) = (vec!["a"; rows], vec![0u8; rows * 12]);
+        match labels {
+            true => w.append_bytes_labelled(&ids, &data, &vec![1; rows]).unwrap(),
+            false => w.append_bytes(&ids, &data).unwrap(),
+        }
+        w.finish().unwrap()
+    }
+
+    #[test]
+    fn a_table_has_the_keys_of_the_text_in_their_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = rows("feature keys");
+        for labels in [false, true] {
+            let written = table(directory.path(), &format!("labels_{labels}"), 65, labels);
+            let told = keys.iter().filter(|row| labels || row[2] == "yes").map(|row| row[0].as_str());
+            for file in &written {
+                let opened = Checkpoint::open(&file.path).unwrap();
+                let Some(Value::Dict(document)) = opened.document().unwrap() else { panic!("no dictionary") };
+                let found: Vec<&str> = document.entries.iter().map(|(key, _)| key.as_str().unwrap()).collect();
+                assert_eq!(found, told.clone().collect::<Vec<_>>());
+                assert_eq!(opened.tensor("data").unwrap().shape(), [file.rows, 3]);
+                assert_eq!(document.get("data"), Some(&TensorRef::new("data").into()));
+                assert_eq!(document.get("ids").unwrap().as_slice().unwrap().len() as u64, file.rows);
+                let found = document.get("labels").cloned();
+                let told = match file.rows {
+                    1 => Value::from_iter([1]),
+                    _ => TensorRef::list("labels").into(),
+                };
+                assert_eq!(found, labels.then_some(told));
+            }
+        }
+        assert!(text().contains(&format!("A list of {LIST_LEN} or more labels is a tensor `i64`")));
+    }
+
+    #[test]
+    fn the_files_of_a_table_have_the_names_of_the_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let rows = rows("feature files");
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        let (pattern, numbers) = (&row[0], &row[1]);
+        let (before, after) = pattern.trim_matches('`').split_once("NNNNN").unwrap();
+        let prefix = before.strip_prefix("PREFIX").unwrap();
+        let written = table(directory.path(), "part", 200, false);
+        for (number, file) in written.iter().enumerate() {
+            assert_eq!(file.path.file_name().unwrap(), format!("part{prefix}{number:05}{after}").as_str());
+        }
+        assert_eq!(written.len(), 4);
+        let (least, rest) = numbers.split_once(" to ").unwrap();
+        assert_eq!((least, &rest[..5]), ("00000", format!("{:05}", MAX_FILES - 1).as_str()));
     }
 }

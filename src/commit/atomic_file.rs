@@ -204,7 +204,7 @@ impl AtomicFile {
         self.flush_directory()?;
         // Not before now: until a save of this target has succeeded, an earlier one that was interrupted may be all
         // there is to salvage.
-        let _ = sweep::sweep_names(&*self.directory, &self.directory_path, |name| temp::is_temp_of(name, &self.name));
+        let _ = sweep::sweep_target(&*self.directory, &self.directory_path, &self.name);
         Ok(())
     }
 
@@ -377,6 +377,17 @@ impl ReadAt for AtomicFile {
             Some(end) if end <= self.byte_len => read_exact_at(&*self.file, buffer, offset),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+/// A file that is there already.
+impl ReadAt for Box<dyn OutputFile> {
+    fn byte_len(&self) -> io::Result<u64> {
+        Ok(uninterrupted(|| self.status())?.byte_len)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        read_exact_at(&**self, buffer, offset)
     }
 }
 

@@ -67,7 +67,11 @@ pub use real::RealFileSystem;
 pub use shared_file::SharedFile;
 #[cfg(feature = "lifecycle")]
 pub(crate) use shared_file::means_no_locks;
+#[cfg(feature = "feature")]
+pub(crate) use sweep::sweep_target;
 pub use sweep::{Swept, sweep, sweep_in};
+#[cfg(feature = "feature")]
+pub(crate) use target::split;
 
 use crate::error::Result;
 use crate::source::ReadAt;
@@ -141,6 +145,12 @@ impl SaveOptions {
     pub fn file_system(mut self, file_system: Arc<dyn FileSystem>) -> SaveOptions {
         self.file_system = file_system;
         self
+    }
+
+    /// What success promises.
+    #[cfg(feature = "feature")]
+    pub(crate) fn promised(&self) -> Durability {
+        self.durability
     }
 
     /// Where it saves.

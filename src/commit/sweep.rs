@@ -50,12 +50,13 @@ pub fn sweep_in(file_system: &dyn FileSystem, directory: &Path) -> Result<Swept>
         .map_err(|e| Error::io("cannot sweep the directory", e).with_path(directory))
 }
 
+/// Removes the unfinished saves of one target that dead writers left behind.
+pub(crate) fn sweep_target(directory: &dyn Directory, directory_path: &Path, target: &OsStr) -> io::Result<Swept> {
+    sweep_names(directory, directory_path, |name| temp::is_temp_of(name, target))
+}
+
 /// Removes the temps of dead writers whose names are `wanted`.
-pub(super) fn sweep_names(
-    directory: &dyn Directory,
-    directory_path: &Path,
-    wanted: impl Fn(&OsStr) -> bool,
-) -> io::Result<Swept> {
+fn sweep_names(directory: &dyn Directory, directory_path: &Path, wanted: impl Fn(&OsStr) -> bool) -> io::Result<Swept> {
     let mut swept = Swept::default();
     for name in uninterrupted(|| directory.names())? {
         if !wanted(&name) {

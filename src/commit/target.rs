@@ -62,7 +62,7 @@ impl Target {
 }
 
 /// A path's directory and the name in it.
-pub(super) fn split(path: &Path) -> Result<(&Path, &OsStr)> {
+pub(crate) fn split(path: &Path) -> Result<(&Path, &OsStr)> {
     // `file_name` overlooks these endings, which only a directory can have.
     let bytes = path.as_os_str().as_encoded_bytes();
     let names_directory = [&b"/"[..], b"/.", std::path::MAIN_SEPARATOR_STR.as_bytes()];

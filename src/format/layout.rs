@@ -31,6 +31,12 @@ pub fn contiguous_len(count: u64, bits: u32) -> Option<u64> {
     Some(count.checked_mul(u64::from(bits))?.div_ceil(8))
 }
 
+/// The bytes of a row of that shape; `None` if they are no whole number, or none at all, or overflow.
+pub fn row_len(row_shape: &[u64], bits: u32) -> Option<u64> {
+    let bits = element_count(row_shape, bits)?.checked_mul(u64::from(bits))?;
+    (bits > 0 && bits.is_multiple_of(8)).then(|| bits.div_euclid(8))
+}
+
 /// The strides of row-major order, in elements, from the last to the first: the last is 1, each other one is
 /// the stride after it times the dim after it (or 1, if that is 0).
 ///
@@ -92,6 +98,16 @@ mod tests {
         assert_eq!(element_count(&[1 << 61], 8), None);
         assert_eq!(element_count(&[(1 << 61) - 1], 8), Some((1 << 61) - 1));
         assert_eq!(element_count(&[], 8), Some(1));
+    }
+
+    #[test]
+    fn rows_take_whole_bytes_and_at_least_one() {
+        assert_eq!(row_len(&[3328], 32), Some(13_312));
+        assert_eq!(row_len(&[], 16), Some(2));
+        assert_eq!(row_len(&[4], 4), Some(2));
+        assert_eq!(row_len(&[3], 4), None);
+        assert_eq!(row_len(&[0], 32), None);
+        assert_eq!(row_len(&[1 << 61], 8), None);
     }
 
     #[test]

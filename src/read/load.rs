@@ -1,9 +1,9 @@
 //! Reading a whole file into memory, verified on the way.
 
+use super::checks::Checks;
 use super::damage::FirstDamage;
 use super::open::{self, Head};
 use super::span::{self, Span, Spans};
-use super::touched::AtomicSet;
 use super::window::{self, Window};
 use super::{Checkpoint, check_block, parallel};
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
     let cannot = |e| Error::io("cannot hold the file in memory", e);
     let len = usize::try_from(header.file_len).map_err(|_| cannot(std::io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = AlignedBytes::zeroed(len).map_err(cannot)?;
-    let verified = AtomicSet::new(index.block_count());
+    let checks = Checks::new(index.block_count());
     let damage = FirstDamage::default();
     {
         // The header's rules hold, so the file is made of header, what the spans cover, and index with trailer.
@@ -49,7 +49,7 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
                     for (block, _) in piece.blocks_of(&storage) {
                         let place = span::block_range(&header, &storage, block);
                         match check_block(&storage, piece.storage, block, &place, read.get(&place)?) {
-                            Ok(among_all) => drop(verified.insert(among_all)),
+                            Ok(among_all) => checks.remember(among_all, true),
                             Err(e) => damage.note(e),
                         }
                     }
@@ -60,7 +60,7 @@ pub(crate) fn load(file: &dyn ReadAt, limits: &Limits, threads: usize) -> Result
     }
     damage.into_result(&header, &index)?;
     let mut checkpoint = Checkpoint::new(head, Source::Heap(bytes), None, *limits);
-    checkpoint.verified = verified;
+    checkpoint.checks = checks;
     Ok(checkpoint)
 }
 

@@ -16,6 +16,9 @@
     )
 )]
 
+mod checks;
+#[cfg(feature = "feature")]
+mod copy;
 mod damage;
 mod gather;
 mod guest;
@@ -36,11 +39,17 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "fs")]
 use std::sync::OnceLock;
 
+pub(crate) use checks::Checks;
+use checks::Known;
+#[cfg(feature = "feature")]
+pub(crate) use copy::Scratch;
 pub use guest::{Checked, GuestIndex};
 #[cfg(feature = "fs")]
 pub(crate) use load::{load, read_whole};
 pub(crate) use open::read_start;
 pub(crate) use parallel::default_threads;
+#[cfg(feature = "feature")]
+pub(crate) use parallel::for_each;
 pub use tensor::{Rows, TensorView};
 pub use verify::{BadBlock, DamagedTensor, Parts, Report, VerifyOptions, verify_source};
 
@@ -53,7 +62,6 @@ use crate::format::limits::Limits;
 use crate::format::value::{self, Value};
 use crate::source::{AlignedBytes, ReadAt, Source};
 use open::Head;
-use touched::AtomicSet;
 use window::Window;
 
 /// Bytes from which on the first touch of a range is verified by several threads.
@@ -84,10 +92,8 @@ pub struct Checkpoint {
     /// Storages that were read on demand, by number.
     #[cfg(feature = "fs")]
     loaded: OnceLock<Box<[OnceLock<AlignedBytes>]>>,
-    /// Blocks whose CRC was found right.
-    verified: AtomicSet,
-    /// Blocks whose CRC was found wrong: however many tensors touch one, it is computed once.
-    damaged: AtomicSet,
+    /// What was found of the blocks that were touched.
+    checks: Checks,
     limits: Limits,
     /// How many threads verify the first touch of a long range.
     threads: usize,
@@ -113,15 +119,12 @@ impl Checkpoint {
             guest: None,
             #[cfg(feature = "fs")]
             loaded: OnceLock::new(),
-            verified: AtomicSet::new(0),
-            damaged: AtomicSet::new(0),
+            checks: Checks::new(0),
             limits,
             threads: default_threads(),
             path: None,
         };
-        let block_count = checkpoint.index().block_count();
-        checkpoint.verified = AtomicSet::new(block_count);
-        checkpoint.damaged = AtomicSet::new(block_count);
+        checkpoint.checks = Checks::new(checkpoint.index().block_count());
         checkpoint
     }
 
@@ -358,6 +361,59 @@ impl Checkpoint {
         Ok(report)
     }
 
+    /// What is remembered of its blocks.
+    #[cfg(feature = "feature")]
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
+    }
+
+    /// Whether its bytes can be borrowed without reading them into memory first.
+    #[cfg(feature = "feature")]
+    pub(crate) fn is_resident(&self) -> bool {
+        self.source.resident().is_some()
+    }
+
+    /// Begins to bring a range of a storage that is in memory into the processor's cache: the first bytes of each of its pages.
+    #[cfg(feature = "feature")]
+    #[inline]
+    pub(crate) fn prefetch(&self, number: u32, range: &Range<u64>) {
+        if let (Some(all), None, Ok(storage)) = (self.source.resident(), self.own(number), self.storage_entry(number))
+            && let Ok(bytes) = Window::new(0, all).get(&storage.in_file(range))
+        {
+            crate::source::prefetch(bytes);
+        }
+    }
+
+    /// Says in which order its data will be read. Best effort.
+    #[cfg(feature = "feature")]
+    pub(crate) fn advise(&self, pattern: crate::source::Pattern) {
+        self.source.advise(pattern);
+    }
+
+    /// Says that a range of a storage will be read soon, with the blocks that must be verified for it. Best effort.
+    #[cfg(feature = "feature")]
+    pub(crate) fn will_need_soon(&self, number: u32, range: Range<u64>, checks: Option<&Checks>) {
+        let (None, Ok(storage)) = (self.own(number), self.storage_entry(number)) else { return };
+        let mut place = storage.in_file(&range);
+        for block in verify::touched_blocks(&self.head.header, &range) {
+            let unknown = |checks: &Checks| storage.block(block).is_some_and(|(_, n)| checks.of(n) == Known::Nothing);
+            if checks.is_some_and(unknown) {
+                let block = span::block_range(&self.head.header, &storage, block);
+                place = place.start.min(block.start)..place.end.max(block.end);
+            }
+        }
+        self.source.will_need_soon(place.start, place.end.saturating_sub(place.start));
+    }
+
+    /// Says that a range of a storage will not be read again soon. Best effort.
+    #[cfg(feature = "feature")]
+    pub(crate) fn forget(&self, number: u32, range: Range<u64>) {
+        if let (None, Ok(storage)) = (self.own(number), self.storage_entry(number)) {
+            let place = storage.in_file(&range);
+            self.source.forget(place.start, place.end.saturating_sub(place.start));
+        }
+    }
+
     /// The limits it was opened with.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -511,7 +567,7 @@ impl Checkpoint {
         let blocks = verify::touched_blocks(header, range);
         let numbers = storage.block(blocks.start).zip(len_usize(blocks.end.saturating_sub(blocks.start)));
         if let Some(((_, first), count)) = numbers
-            && self.verified.contains_all(first..first.saturating_add(count))
+            && self.checks.all_whole(first..first.saturating_add(count))
         {
             return Ok(());
         }
@@ -528,18 +584,23 @@ impl Checkpoint {
     fn check_once(&self, storage: &StorageEntry<'_>, number: u32, block: u64, data: Window<'_>) -> Result<()> {
         let place = span::block_range(&self.head.header, storage, block);
         let Some((_, among_all)) = storage.block(block) else { return Err(window::outside(&place)) };
-        if self.verified.contains(among_all) {
-            return Ok(());
+        loop {
+            match self.checks.of(among_all) {
+                Known::Whole => return Ok(()),
+                Known::Damaged => return Err(verify::block_known_damaged(number, block, &place)),
+                Known::Nothing => {}
+            }
+            // Another thread may be at it, or have just been.
+            let Some(claim) = self.checks.claim(among_all) else {
+                self.checks.settled(among_all);
+                continue;
+            };
+            let start = storage.data_offset;
+            let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
+            let checked = check_block(storage, number, block, &place, bytes);
+            claim.found(checked.is_ok());
+            return checked.map(drop);
         }
-        if self.damaged.contains(among_all) {
-            return Err(verify::block_known_damaged(number, block, &place));
-        }
-        let start = storage.data_offset;
-        let bytes = data.get(&(place.start.saturating_sub(start)..place.end.saturating_sub(start)))?;
-        let checked = check_block(storage, number, block, &place, bytes);
-        let known = if checked.is_ok() { &self.verified } else { &self.damaged };
-        known.insert(among_all);
-        checked.map(drop)
     }
 
     /// Verifies the first blocks of a mapped range, and says whether they came slower than a thread verifies them: from the disk.

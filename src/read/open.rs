@@ -40,7 +40,12 @@ fn split_trailer(index_and_trailer: &[u8]) -> (&[u8], &[u8]) {
 
 /// Reads exactly the bytes asked for; a source that has become shorter is an error of its own words.
 pub(crate) fn read_exact(source: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<()> {
-    source.read_exact_at(buffer, offset).map_err(|e| {
+    said(source.read_exact_at(buffer, offset), offset)
+}
+
+/// What a read at an offset said, in the words of this crate.
+pub(super) fn said(read: std::io::Result<()>, offset: u64) -> Result<()> {
+    read.map_err(|e| {
         if e.kind() == std::io::ErrorKind::UnexpectedEof {
             Error::io("the file became shorter while it was read", e).with_offset(offset)
         } else {

@@ -37,6 +37,46 @@ impl ReadAt for File {
     }
 }
 
+/// Says how a file will be read. Best effort.
+#[cfg(feature = "feature")]
+pub(crate) fn advise(file: &File, pattern: super::Pattern) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(
+        file,
+        0,
+        None,
+        match pattern {
+            super::Pattern::Normal => rustix::fs::Advice::Normal,
+            super::Pattern::Sequential => rustix::fs::Advice::Sequential,
+            super::Pattern::Random => rustix::fs::Advice::Random,
+        },
+    );
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, pattern);
+}
+
+/// Says that a range of a file will be read soon. Best effort.
+#[cfg(feature = "feature")]
+pub(crate) fn will_need_soon(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let Some(len) = std::num::NonZero::new(len) {
+        let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::WillNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
+/// Says that a range of a file will not be read again soon. Best effort.
+#[cfg(feature = "feature")]
+pub(crate) fn forget(file: &File, offset: u64, len: u64) {
+    #[cfg(target_os = "linux")]
+    if let Some(len) = std::num::NonZero::new(len) {
+        let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::DontNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
 /// Opens a regular file for reading, refusing what would block or never end.
 pub(crate) fn open_regular(path: &std::path::Path) -> crate::Result<(File, u64)> {
     let doing = |doing: &str, e| crate::Error::io(doing, e).with_path(path);

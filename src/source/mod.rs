@@ -1,8 +1,11 @@
 //! Where bytes come from: memory, a mapped file, a file read on demand.
 //!
-//! `read` asks this room for ranges of bytes and never knows which kind it has. This is the only room
-//! with `unsafe` code, all of it in `map.rs`; the front door passes its contract on.
+//! `read` asks this room for ranges of bytes and never knows which kind it has. This is the room with `unsafe` code: what maps files, in
+//! `map.rs`, whose contract the front door passes on, and a hint to the processor. The others are what calls CUDA, in
+//! `feature::device`, and what hands tensors over to other frameworks, in `feature::dlpack`.
 
+#[cfg(feature = "fs")]
+pub(crate) mod direct;
 #[cfg(feature = "fs")]
 pub(crate) mod file;
 mod heap;
@@ -66,6 +69,32 @@ impl ReadAt for [u8] {
     }
 }
 
+/// Begins to bring bytes into the processor's cache: the first of each page, which is what a copy would wait for. The rest follows by itself.
+#[cfg(feature = "feature")]
+#[inline]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for page in bytes.chunks(4096) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction. It is a hint, which reads nothing that the program could see, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(page.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+/// In which order a file will be read.
+#[cfg(feature = "feature")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    /// As most files are.
+    Normal,
+    /// From its beginning to its end.
+    Sequential,
+    /// Here and there.
+    Random,
+}
+
 /// The bytes of a checkpoint, wherever they are.
 #[derive(Debug)]
 pub(crate) enum Source {
@@ -79,6 +108,9 @@ pub(crate) enum Source {
     /// A file whose storages are read when they are touched.
     #[cfg(feature = "fs")]
     File(std::fs::File),
+    /// The same, with data read past the page cache.
+    #[cfg(feature = "fs")]
+    Direct(direct::DirectFile),
     /// A file of this length of which no data can be touched: it was lent for a moment, to read its structure.
     Absent(u64),
 }
@@ -93,19 +125,62 @@ impl Source {
             #[cfg(feature = "mmap")]
             Source::Map(bytes) => Some(bytes),
             #[cfg(feature = "fs")]
-            Source::File(_) => None,
+            Source::File(_) | Source::Direct(_) => None,
             Source::Absent(_) => None,
         }
     }
-}
 
-impl Source {
     /// Whether touching a byte may have to wait for the disk.
     pub(crate) fn comes_when_touched(&self) -> bool {
         #[cfg(feature = "mmap")]
         return matches!(self, Source::Map(_));
         #[cfg(not(feature = "mmap"))]
         false
+    }
+
+    /// Fills a buffer from the file's data, past the page cache if that was asked for.
+    pub(crate) fn read_data_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self {
+            #[cfg(feature = "fs")]
+            Source::Direct(file) => file.read_data_at(buffer, offset),
+            other => other.read_exact_at(buffer, offset),
+        }
+    }
+
+    /// Says how the file will be read, for the system to read ahead or not. Best effort.
+    #[cfg(feature = "feature")]
+    pub(crate) fn advise(&self, pattern: Pattern) {
+        match self {
+            #[cfg(feature = "mmap")]
+            Source::Map(map) => map.advise(pattern),
+            #[cfg(feature = "fs")]
+            Source::File(file) => file::advise(file, pattern),
+            _ => {}
+        }
+    }
+
+    /// Says that a range will be read soon, and returns before it is there. Best effort.
+    #[cfg(feature = "feature")]
+    pub(crate) fn will_need_soon(&self, offset: u64, len: u64) {
+        match self {
+            #[cfg(feature = "mmap")]
+            Source::Map(map) => map.will_need_soon(offset, len),
+            #[cfg(feature = "fs")]
+            Source::File(file) => file::will_need_soon(file, offset, len),
+            _ => {}
+        }
+    }
+
+    /// Says that a range will not be read again soon: the page cache may forget it. Best effort.
+    #[cfg(feature = "feature")]
+    pub(crate) fn forget(&self, offset: u64, len: u64) {
+        match self {
+            #[cfg(feature = "mmap")]
+            Source::Map(map) => map.forget(offset, len),
+            #[cfg(feature = "fs")]
+            Source::File(file) => file::forget(file, offset, len),
+            _ => {}
+        }
     }
 
     /// Says that a range will be read soon, all of it. Best effort.
@@ -125,6 +200,8 @@ impl ReadAt for Source {
         match self {
             #[cfg(feature = "fs")]
             Source::File(file) => file.byte_len(),
+            #[cfg(feature = "fs")]
+            Source::Direct(file) => file.byte_len(),
             Source::Absent(byte_len) => Ok(*byte_len),
             resident => resident.resident().unwrap_or_default().byte_len(),
         }
@@ -134,6 +211,8 @@ impl ReadAt for Source {
         match self {
             #[cfg(feature = "fs")]
             Source::File(file) => file.read_exact_at(buffer, offset),
+            #[cfg(feature = "fs")]
+            Source::Direct(file) => file.read_exact_at(buffer, offset),
             Source::Absent(_) => Err(std::io::Error::other("only the structure of the file was opened")),
             resident => resident.resident().unwrap_or_default().read_exact_at(buffer, offset),
         }

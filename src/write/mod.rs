@@ -7,6 +7,8 @@
 mod assembler;
 mod builder;
 mod plan;
+#[cfg(feature = "fs")]
+mod rows;
 mod sink;
 #[cfg(feature = "fs")]
 mod stream;
@@ -14,6 +16,8 @@ mod tensor_data;
 
 pub use builder::{Builder, StorageId};
 pub use plan::Plan;
+#[cfg(feature = "fs")]
+pub use rows::RowsWriter;
 #[cfg(feature = "fs")]
 pub use stream::{TensorWriter, Writer};
 pub(crate) use tensor_data::StorageSource;

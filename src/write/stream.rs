@@ -6,6 +6,7 @@ use std::path::Path;
 use super::FileOptions;
 use super::assembler::Assembler;
 use super::builder::StorageId;
+use super::rows::RowsWriter;
 use super::tensor_data::{Bytes, IntoShape, IntoTensor, TensorData, View, canonical_strides, contiguous_len};
 use crate::commit::{AtomicFile, SaveOptions};
 use crate::error::{Error, ErrorKind, Result};
@@ -127,7 +128,7 @@ impl Writer {
         match &bytes {
             Bytes::Here(bytes) => self.step(|assembler| assembler.data(bytes))?,
             _ => {
-                let mut out = TensorWriter::new(self, name, 0, Declared::Length);
+                let mut out = TensorWriter::new(self, OpenTensor::of_length(name));
                 let written = bytes.write(&mut out).map_err(|e| e.with_tensor(name));
                 // What went wrong here is told rather than what the producer made of it.
                 let failed = out.error.take();
@@ -149,7 +150,7 @@ impl Writer {
         catalog::check_tensor(name, &tensor, len).map_err(|e| wrong(e, &self.path))?;
         self.check_new_name(name)?;
         self.step(|assembler| assembler.begin(name, tensor, Some(len), false))?;
-        Ok(TensorWriter::new(self, name, 0, Declared::Length))
+        Ok(TensorWriter::new(self, OpenTensor::of_length(name)))
     }
 
     /// Begins a tensor whose number of rows is not known yet: `row_shape` is its shape without the first axis. Whole rows are then
@@ -158,10 +159,24 @@ impl Writer {
     /// # Errors
     /// As [`push`](Self::push); [`InvalidInput`](ErrorKind::InvalidInput) if a row takes no whole number of bytes, or none.
     pub fn begin_rows(&mut self, name: &str, dtype: DType, row_shape: impl IntoShape) -> Result<TensorWriter<'_>> {
+        let tensor = self.open_rows(name, dtype, row_shape)?;
+        Ok(TensorWriter::new(self, tensor))
+    }
+
+    /// As [`begin_rows`](Self::begin_rows), for who keeps the tensor open from one call to the next and cannot borrow the writer all that
+    /// time: it goes into the tensor, and [comes back](RowsWriter::finish) when that is finished.
+    ///
+    /// # Errors
+    /// As there; the writer is dropped then, and what it wrote with it.
+    pub fn into_rows(mut self, name: &str, dtype: DType, row_shape: impl IntoShape) -> Result<RowsWriter> {
+        let tensor = self.open_rows(name, dtype, row_shape)?;
+        Ok(RowsWriter::new(self, tensor))
+    }
+
+    fn open_rows(&mut self, name: &str, dtype: DType, row_shape: impl IntoShape) -> Result<OpenTensor> {
         let wrong = |e: Error, path: &Path| e.with_tensor(name).with_path(path);
         let row_shape = row_shape.into_shape().map_err(|e| wrong(e, &self.path))?;
-        let row_bits = layout::element_count(&row_shape, dtype.bits()).map(|n| n * u64::from(dtype.bits()));
-        let Some(row_len) = row_bits.filter(|&bits| bits > 0 && bits % 8 == 0).map(|bits| bits / 8) else {
+        let Some(row_len) = layout::row_len(&row_shape, dtype.bits()) else {
             let e = Error::invalid(format!(
                 "rows of shape {row_shape:?} of {dtype} take no whole number of bytes, or none"
             ));
@@ -172,7 +187,7 @@ impl Writer {
         catalog::check_tensor(name, &tensor, u64::MAX).map_err(|e| wrong(e, &self.path))?;
         self.check_new_name(name)?;
         self.step(|assembler| assembler.begin(name, tensor, None, false))?;
-        Ok(TensorWriter::new(self, name, row_len, Declared::Rows))
+        Ok(OpenTensor { name: name.to_owned(), row_len: Some(row_len), written: 0 })
     }
 
     /// Adds a tensor over a storage that was written before.
@@ -266,12 +281,38 @@ impl Writer {
     pub fn discard(self) {}
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Declared {
-    /// The whole shape was given.
-    Length,
-    /// The shape of a row was given.
-    Rows,
+/// The tensor that a writer is in the middle of.
+#[derive(Debug)]
+pub(super) struct OpenTensor {
+    name: String,
+    /// The length of a row, if it was the shape of a row that was declared, and not the whole shape.
+    row_len: Option<u64>,
+    written: u64,
+}
+
+impl OpenTensor {
+    fn of_length(name: &str) -> OpenTensor {
+        OpenTensor { name: name.to_owned(), row_len: None, written: 0 }
+    }
+
+    pub(super) fn write(&mut self, writer: &mut Writer, bytes: &[u8]) -> Result<()> {
+        writer.step(|assembler| assembler.data(bytes))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Gives the number of rows if that was not declared, and of bytes otherwise.
+    pub(super) fn finish(self, writer: &mut Writer) -> Result<u64> {
+        let OpenTensor { name, row_len, written } = self;
+        if let Some(row_len) = row_len.filter(|&row_len| !written.is_multiple_of(row_len)) {
+            let e = Error::invalid(format!("{written} bytes are no whole number of rows of {row_len} bytes"));
+            writer.failed = Some(e.reason());
+            return Err(e.with_tensor(&name).with_path(&writer.path));
+        }
+        let rows = row_len.map(|row_len| written / row_len);
+        writer.step(|assembler| assembler.end(rows))?;
+        Ok(rows.unwrap_or(written))
+    }
 }
 
 /// Takes the bytes of one tensor, piece by piece. [`finish`](TensorWriter::finish) ends it.
@@ -280,16 +321,13 @@ enum Declared {
 #[must_use = "the tensor must be finished"]
 pub struct TensorWriter<'w> {
     writer: &'w mut Writer,
-    name: String,
-    row_len: u64,
-    declared: Declared,
-    written: u64,
+    tensor: OpenTensor,
     error: Option<Error>,
 }
 
 impl<'w> TensorWriter<'w> {
-    fn new(writer: &'w mut Writer, name: &str, row_len: u64, declared: Declared) -> TensorWriter<'w> {
-        TensorWriter { writer, name: name.to_owned(), row_len, declared, written: 0, error: None }
+    fn new(writer: &'w mut Writer, tensor: OpenTensor) -> TensorWriter<'w> {
+        TensorWriter { writer, tensor, error: None }
     }
 
     /// Takes the next bytes.
@@ -298,9 +336,7 @@ impl<'w> TensorWriter<'w> {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if they are more than the shape takes; [`Io`](ErrorKind::Io) if writing
     /// fails.
     pub fn write_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.step(|assembler| assembler.data(bytes))?;
-        self.written += bytes.len() as u64;
-        Ok(())
+        self.tensor.write(self.writer, bytes)
     }
 
     /// Takes the next elements.
@@ -318,21 +354,7 @@ impl<'w> TensorWriter<'w> {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if bytes are missing, or the last row is incomplete: the writer cannot be committed
     /// then.
     pub fn finish(self) -> Result<u64> {
-        let (mut count, mut first_dim) = (self.written, None);
-        if self.declared == Declared::Rows {
-            if !self.written.is_multiple_of(self.row_len) {
-                let e = Error::invalid(format!(
-                    "{} bytes are no whole number of rows of {} bytes",
-                    self.written, self.row_len
-                ));
-                self.writer.failed = Some(e.reason());
-                return Err(e.with_tensor(&self.name).with_path(&self.writer.path));
-            }
-            count = self.written / self.row_len;
-            first_dim = Some(count);
-        }
-        self.writer.step(|assembler| assembler.end(first_dim))?;
-        Ok(count)
+        self.tensor.finish(self.writer)
     }
 }
 
@@ -352,6 +374,6 @@ impl io::Write for TensorWriter<'_> {
 
 impl std::fmt::Debug for TensorWriter<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TensorWriter").field("name", &self.name).field("written", &self.written).finish_non_exhaustive()
+        f.debug_struct("TensorWriter").field("tensor", &self.tensor).finish_non_exhaustive()
     }
 }

@@ -3,6 +3,10 @@
 
 #[cfg(feature = "cli")]
 pub mod command;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(all(feature = "feature", unix))]
+pub mod feature;
 pub mod json;
 #[cfg(feature = "fs")]
 pub mod memory;

@@ -27,13 +27,13 @@ mod verdicts;
 pub mod vocabulary;
 mod zip;
 
+pub use crate::format::value::LIST_LEN;
 pub(crate) use archive::is_torch as is_archive;
 use assemble::Assembled;
 #[cfg(feature = "fs")]
 pub use export::save;
 pub use export::{ExportOptions, write};
 pub use module::{ModuleTensor, Modules, Role};
-pub use rebuild::LIST_LEN;
 pub use records::further_records;
 pub(crate) use records::is_cut_off;
 #[cfg(feature = "fs")]

@@ -43,6 +43,9 @@ pub use walk::Descendants;
 /// shareable marks take one.
 pub const MAX_DEPTH: usize = 1024;
 
+/// Lists of numbers of one kind are stored as tensors from this length on, and remembered as lists: see [`TensorRef::list`].
+pub const LIST_LEN: usize = 64;
+
 /// One value of metadata or of a document.
 ///
 /// Floats are compared by their bits: a NaN equals itself, and 0.0 is not -0.0. So two values are equal exactly if

@@ -3,11 +3,9 @@
 use super::super::pickle::{Items, Ref};
 use crate::format::dtype::DType;
 use crate::format::len_u64;
+use crate::format::value::LIST_LEN;
 
-/// Lists from this length on become tensors, if they hold numbers of one kind and nothing else.
-pub const LIST_LEN: usize = 64;
-
-/// The dtype that holds every element exactly, if the list is long enough and one does.
+/// The dtype that holds every element exactly, if the list is long enough, of numbers of one kind and nothing else, and there is one.
 pub(super) fn dtype_of(items: &Items) -> Option<DType> {
     if items.len() < LIST_LEN {
         return None;

@@ -21,7 +21,6 @@ mod shared;
 mod storages;
 mod tensor;
 
-pub use lists::LIST_LEN;
 pub(super) use meaning::is_nested_class;
 pub(super) use shared::REPEATED_LEN;
 pub(super) use storages::{Container, Found, Planned};
