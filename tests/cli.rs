@@ -77,7 +77,7 @@ fn without_arguments_it_shows_help_and_exits_with_2() {
     let ran = room.run(&[]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("Usage: dolmen"), "{ran:?}");
-    for command in ["inspect", "verify", "extract", "diff", "convert"] {
+    for command in ["inspect", "verify", "extract", "diff", "convert", "bench"] {
         assert!(ran.err.contains(command), "{command}");
     }
 }
@@ -107,7 +107,7 @@ fn wrong_usage_exits_with_2() {
 #[test]
 fn help_of_every_subcommand_has_examples_and_fits_80_columns() {
     let room = Room::new();
-    for command in ["inspect", "verify", "extract", "diff", "convert"] {
+    for command in ["inspect", "verify", "extract", "diff", "convert", "bench"] {
         let ran = Ran::of(room.command().args([command, "--help"]).env("COLUMNS", "80").output().unwrap());
         let out = ran.succeeded();
         assert!(out.contains("Examples:\n") && out.contains(&format!("  dolmen {command} ")), "{out}");

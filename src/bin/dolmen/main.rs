@@ -3,6 +3,7 @@
 //! It is built on the public API of the crate alone. Each subcommand is a file here; [`style`], [`human`], [`table`] and
 //! [`progress`] are what they share. Results go to standard output, notes and progress to standard error.
 
+mod bench;
 mod compare;
 mod convert;
 mod diff;
@@ -64,6 +65,8 @@ enum Command {
     Status(status::Args),
     /// Rewrite checkpoints in a later version of their content
     Upgrade(upgrade::Args),
+    /// Measure how fast this machine reads, verifies and streams files
+    Bench(bench::Args),
 }
 
 /// How it went; a later one outweighs an earlier one.
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     let outcome = done.unwrap_or_else(|e| {
         if style::is_broken_pipe(&e) {

@@ -27,6 +27,21 @@ impl Progress {
         Progress { bar, began: Instant::now(), shown: OnceLock::new() }
     }
 
+    /// Work in so many steps.
+    pub fn of_steps(total: u64) -> Progress {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos} of {len}: {msg}") {
+            bar.set_style(style.progress_chars("━━─"));
+        }
+        Progress { bar, began: Instant::now(), shown: OnceLock::new() }
+    }
+
+    /// The next step begins.
+    pub fn step(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        self.add(1);
+    }
+
     /// So many bytes more are done.
     pub fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
