@@ -1,5 +1,8 @@
 //! Dolmen beside the `safetensors` crate and beside plain reading and writing, in one run: see `benches/README.md`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+mod feature;
 mod load;
 mod machine;
 mod measure;
@@ -23,12 +26,17 @@ fn main() {
     println!("{machine}");
     let mut table = Table::default();
     type Group = fn(&Machine, &mut Table);
-    let groups: [(&str, Group); 5] = [
+    let groups: [(&str, Group); 7] = [
         ("open", open::run),
         ("load", load::run),
         ("save", save::run),
         ("torch", torch::run),
         ("validate", validate::run),
+        ("feature", feature::run),
+        #[cfg(feature = "cuda")]
+        ("cuda", cuda::run),
+        #[cfg(not(feature = "cuda"))]
+        ("cuda", |_, table| table.notes.push("no CUDA device: this was built without the feature `cuda`".into())),
     ];
     for (name, run) in groups {
         if wanted.is_empty() || wanted.contains(&name) {
