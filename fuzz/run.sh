@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 total=${1:-60}
 sanitizer=${SANITIZER:-address}
 jobs=${JOBS:-1}
-read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values safetensors torch_zip torch_pickle pipeline_state failed_log}"
+read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values safetensors torch_zip torch_pickle pipeline_state failed_log feature_table}"
 
 skip() {
     echo "SKIPPED: NO FUZZING WAS DONE: $1" >&2
@@ -32,9 +32,11 @@ fuzz() {
     mkdir -p "artifacts/$target" "corpus/$target"
     local folders=("corpus/$target")
     for folder in "seeds/$target" "regressions/$target"; do [ -d "$folder" ] && folders+=("$folder"); done
+    # What is a checkpoint to one target may be a table to another.
+    case $target in feature_table) folders+=(seeds/torch_zip ../tests/torch_data) ;; esac
     case $target in open_*) folders+=(../spec/vectors/accept ../spec/vectors/reject) ;; esac
     local options=(-max_total_time="$each" -max_len=16384 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -close_fd_mask=1)
-    case $target in values | open_bytes) options+=(-dict=dolmen.dict) ;; torch_*) options+=(-dict=torch.dict) ;; esac
+    case $target in values | open_bytes) options+=(-dict=dolmen.dict) ;; torch_* | feature_table) options+=(-dict=torch.dict) ;; esac
     if cargo +nightly fuzz run -s "$sanitizer" "$target" "${folders[@]}" -- "${options[@]}" > "$log" 2>&1; then
         local done executions
         done=$(grep -a 'DONE   cov:' "$log" | tail -n 1)

@@ -26,6 +26,8 @@ const TARGETS: &[(&str, Check, &[&str])] = &[
     ("pipeline_state", fuzz::pipeline_state, &[]),
     #[cfg(feature = "lifecycle")]
     ("failed_log", fuzz::failed_log, &[]),
+    #[cfg(all(feature = "feature", feature = "torch"))]
+    ("feature_table", fuzz::feature_table, &["tests/torch_data", "fuzz/seeds/torch_zip"]),
 ];
 
 fn root() -> &'static Path {
@@ -94,6 +96,13 @@ fn inputs_of_torch_zip_pass() {
 fn inputs_of_torch_pickle_pass() {
     let outcomes = replay("torch_pickle");
     assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 10), "{outcomes:?}");
+}
+
+#[cfg(all(feature = "feature", feature = "torch"))]
+#[test]
+fn inputs_of_feature_table_pass() {
+    let outcomes = replay("feature_table");
+    assert!(outcomes[&Outcome::Valid] >= 6, "tables are found in files of the pipeline: {outcomes:?}");
 }
 
 #[cfg(feature = "lifecycle")]

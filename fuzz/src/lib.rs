@@ -9,6 +9,8 @@ pub mod lifecycle;
 pub mod model;
 pub mod open;
 pub mod seal;
+#[cfg(all(feature = "feature", feature = "torch"))]
+pub mod table;
 #[cfg(feature = "torch")]
 pub mod torch;
 pub mod values;
@@ -18,6 +20,8 @@ pub use guest::safetensors;
 pub use lifecycle::{failed_log, pipeline_state};
 pub use model::write_model;
 pub use open::{Outcome, open_bytes, open_resealed};
+#[cfg(all(feature = "feature", feature = "torch"))]
+pub use table::feature_table;
 #[cfg(feature = "torch")]
 pub use torch::{torch_pickle, torch_zip};
 pub use values::values;
