@@ -93,6 +93,9 @@ impl Sink for crate::commit::AtomicFile {
 
 /// Gathers small pieces before it passes them on, so that a file of many small tensors takes few writes; corrections of what is
 /// still here cost nothing.
+///
+/// What it passes on ends at multiples of [`BUFFER_LEN`], but for the end of the file: so the system's page cache can hold the file in large
+/// pages, and whoever maps it later has fewer of them to find.
 pub(crate) struct Buffered<S> {
     sink: S,
     buffer: Vec<u8>,
@@ -102,8 +105,6 @@ pub(crate) struct Buffered<S> {
 
 /// Bytes that are gathered.
 const BUFFER_LEN: usize = 1 << 20;
-/// Pieces from this length on are passed on as they are.
-const DIRECT_LEN: usize = 64 << 10;
 
 impl<S: Sink> Buffered<S> {
     pub(crate) fn new(sink: S) -> Buffered<S> {
@@ -132,16 +133,25 @@ impl<S: Sink> Buffered<S> {
 }
 
 impl<S: Sink> Sink for Buffered<S> {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.buffer.len() + bytes.len() > BUFFER_LEN {
-            self.flush()?;
-        }
-        if bytes.len() >= DIRECT_LEN {
-            self.flush()?;
-            self.sink.append(bytes)?;
-            self.passed += bytes.len() as u64;
-        } else {
-            self.buffer.extend_from_slice(bytes);
+    fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let at = self.passed + self.buffer.len() as u64;
+            // Less than the length of the buffer, so that it fits any integer.
+            let room = BUFFER_LEN - (at % BUFFER_LEN as u64) as usize;
+            let whole = bytes.len().checked_sub(room).map(|rest| bytes.len() - rest % BUFFER_LEN);
+            if let (Some(whole), true) = (whole, self.buffer.is_empty()) {
+                // As far as it goes without a copy.
+                self.sink.append(&bytes[..whole])?;
+                self.passed += whole as u64;
+                bytes = &bytes[whole..];
+                continue;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.buffer.extend_from_slice(now);
+            if now.len() == room {
+                self.flush()?;
+            }
+            bytes = later;
         }
         Ok(())
     }
@@ -160,6 +170,28 @@ impl<S: Sink> Sink for Buffered<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_passed_on_ends_at_multiples_of_the_buffers_length() {
+        struct Ends(u64, Vec<u64>);
+        impl Sink for Ends {
+            fn append(&mut self, bytes: &[u8]) -> Result<()> {
+                self.0 += bytes.len() as u64;
+                self.1.push(self.0);
+                Ok(())
+            }
+            fn patch(&mut self, _: u64, _: &[u8]) -> Result<()> {
+                Ok(())
+            }
+        }
+        let mut buffered = Buffered::new(Ends(0, Vec::new()));
+        for len in [256, BUFFER_LEN - 256, 13_312, 5 * BUFFER_LEN, 70_000, 3 * BUFFER_LEN - 7, 1] {
+            buffered.append(&vec![1; len]).unwrap();
+        }
+        let Ends(end, mut ends) = buffered.finish().unwrap();
+        assert_eq!(ends.pop(), Some(end));
+        assert!(ends.len() >= 4 && ends.iter().all(|end| end % BUFFER_LEN as u64 == 0), "{ends:?}");
+    }
 
     #[test]
     fn a_buffered_sink_ends_up_with_the_same_bytes() {

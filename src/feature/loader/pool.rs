@@ -31,6 +31,8 @@ struct State<T, M> {
     done: BTreeMap<u64, T>,
     /// Memory for coming jobs: no more than for those ahead and one that is in use, which is what goes round.
     free: Vec<M>,
+    /// Threads that wait for room: where there are none, nobody need be woken, which is a call of the system.
+    idle: usize,
     stopped: bool,
 }
 
@@ -38,7 +40,8 @@ impl<T, M> Pool<T, M> {
     /// Jobs `start` to `end`, at most `ahead` of them taken and not handed out.
     pub(super) fn new(start: u64, end: u64, ahead: u64) -> Pool<T, M> {
         let (next, ahead) = (start.min(end), ahead.max(1));
-        let state = State { next, given: next, end, ahead, done: BTreeMap::new(), free: Vec::new(), stopped: false };
+        let (done, free) = (BTreeMap::new(), Vec::new());
+        let state = State { next, given: next, end, ahead, done, free, idle: 0, stopped: false };
         Pool { state: Mutex::new(state), room: Condvar::new(), done: Condvar::new() }
     }
 
@@ -66,7 +69,9 @@ impl<T, M> Pool<T, M> {
                 }
                 return Some((job, free));
             }
+            state.idle = state.idle.saturating_add(1);
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle = state.idle.saturating_sub(1);
         }
     }
 
@@ -75,8 +80,12 @@ impl<T, M> Pool<T, M> {
         let mut state = self.state();
         if !state.stopped {
             state.done.insert(job, came);
+            // The consumer waits for no other.
+            let is_wanted = job == state.given;
             drop(state);
-            self.done.notify_all();
+            if is_wanted {
+                self.done.notify_all();
+            }
         }
     }
 
@@ -90,9 +99,12 @@ impl<T, M> Pool<T, M> {
             let wanted = state.given;
             if let Some(came) = state.done.remove(&wanted) {
                 state.given = wanted.saturating_add(1);
+                let any_idle = state.idle > 0;
                 drop(state);
-                // One place became free.
-                self.room.notify_one();
+                if any_idle {
+                    // One place became free.
+                    self.room.notify_one();
+                }
                 return Some(came);
             }
             state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
