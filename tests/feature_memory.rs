@@ -187,3 +187,50 @@ fn tables_share_what_they_are_made_of() {
     let taken = NOW.load(Ordering::Relaxed) - before;
     assert!(taken < 100 << 10, "{taken} bytes for {} views", views.len());
 }
+
+/// How many of a file's MiB are in the page cache: their first bytes can be had without waiting.
+#[cfg(target_os = "linux")]
+fn cached_share(path: &std::path::Path) -> f64 {
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let file = std::fs::File::open(path).unwrap();
+    // Nothing around what is asked for is to be read.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+    let len = file.metadata().unwrap().len();
+    let is_cached = |offset: &u64| {
+        let mut byte = [0];
+        let buffers = &mut [std::io::IoSliceMut::new(&mut byte)];
+        preadv2(&file, buffers, *offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == 1)
+    };
+    let all: Vec<u64> = (0..len).step_by(1 << 20).collect();
+    all.iter().filter(|offset| is_cached(offset)).count() as f64 / all.len() as f64
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_was_read_in_order_is_given_up_where_the_page_cache_is_to_be_spared() {
+    use dolmen::feature::PageCache;
+
+    let _alone = alone();
+    // Directories for short-lived files are often in memory, which nothing can be given up from.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("features.dolmen");
+    let rows = vec![0.5f32; 4 << 20];
+    let mut builder = dolmen::Builder::new();
+    builder.tensor("data", (&rows, [1024, 4096])).unwrap();
+    builder.save(&path).unwrap();
+    let share_after = |page_cache| {
+        let table = Table::open_with([&path], &Layout::new(), Access::Read).unwrap();
+        let options = LoaderOptions::new().batch_len(100).page_cache(page_cache);
+        let loader = Loader::new(&table, Host, options).unwrap();
+        assert!(loader.epoch(Order::sequential()).unwrap().all(|batch| batch.is_ok()));
+        cached_share(&path)
+    };
+    let kept = share_after(PageCache::Keep);
+    if kept < 0.9 {
+        eprintln!("SKIPPED: this file system does not say what it has in memory ({kept})");
+        return;
+    }
+    let spared = share_after(PageCache::Spare);
+    assert!(spared < 0.3, "{spared} of the file is still in memory");
+}
