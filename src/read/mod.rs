@@ -405,12 +405,16 @@ impl Checkpoint {
         self.source.will_need_soon(place.start, place.end.saturating_sub(place.start));
     }
 
-    /// Says that a range of a storage will not be read again soon. Best effort.
+    /// Says that a range of a storage will not be read again soon, and that what is before it was read already. Best effort.
     #[cfg(feature = "feature")]
     pub(crate) fn forget(&self, number: u32, range: Range<u64>) {
+        /// The page cache holds files in pages of up to this length, and gives up none of which a part is to stay: so those that end in the
+        /// range go as a whole.
+        const LARGEST_PAGE: u64 = 2 << 20;
         if let (None, Ok(storage)) = (self.own(number), self.storage_entry(number)) {
             let place = storage.in_file(&range);
-            self.source.forget(place.start, place.end.saturating_sub(place.start));
+            let start = place.start.saturating_sub(LARGEST_PAGE).max(storage.data_offset);
+            self.source.forget(start, place.end.saturating_sub(start));
         }
     }
 
