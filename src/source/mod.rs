@@ -139,6 +139,7 @@ impl Source {
     }
 
     /// Fills a buffer from the file's data, past the page cache if that was asked for.
+    #[cfg(feature = "feature")]
     pub(crate) fn read_data_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
         match self {
             #[cfg(feature = "fs")]
