@@ -276,7 +276,8 @@ impl Table {
         self.0.width
     }
 
-    /// The dtype in which rows are given.
+    /// The dtype in which rows are given: that of the first file that has rows, and of its first matrix. What has another one is converted, so
+    /// choose with [`cast`](Self::cast) where files or matrices differ and nothing may be lost.
     pub fn dtype(&self) -> DType {
         self.0.dtype
     }

@@ -326,3 +326,22 @@ impl TensorView<'_> {
         self.checkpoint().guest.as_ref()?.forms.get(&self.storage()).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, OpenOptions};
+
+    #[test]
+    fn a_storage_without_bytes_that_is_made_says_nothing_of_the_one_after_it() {
+        let mut guest = GuestIndex::new("table", "1");
+        let empty = guest.made_storage(0, Checked::WhenMade, |_, _| Ok(())).unwrap();
+        let wrong_crc = 0x1234_5678;
+        let damaged = guest.storage(0, 4, Some(wrong_crc)).unwrap();
+        guest.tensor("empty", DType::U8, vec![0], None, empty, 0).unwrap();
+        guest.tensor("damaged", DType::U8, vec![4], None, damaged, 0).unwrap();
+        let checkpoint = OpenOptions::new().guest_from_bytes(b"data", guest).unwrap();
+        assert!(checkpoint.tensor("empty").unwrap().bytes().unwrap().is_empty());
+        assert_eq!(checkpoint.tensor("damaged").unwrap().bytes().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
