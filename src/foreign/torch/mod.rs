@@ -15,6 +15,7 @@ mod accepted;
 mod archive;
 mod assemble;
 mod export;
+mod float;
 mod legacy;
 mod made;
 mod module;

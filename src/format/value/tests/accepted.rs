@@ -97,18 +97,18 @@ fn floats_take_the_shortest_exact_form() {
     document(1.0, "f93c00");
     document(1.5, "f93e00");
     document(65504.0, "f97bff");
-    document(2.0_f64.powi(-24), "f90001");
-    document(2.0_f64.powi(-14), "f90400");
+    document(two_to(-24), "f90001");
+    document(two_to(-14), "f90400");
     document(f64::INFINITY, "f97c00");
     document(f64::NEG_INFINITY, "f9fc00");
     document(65505.0, "fa477fe100");
     document(65536.0, "fa47800000");
-    document(2.0_f64.powi(-25), "fa33000000");
+    document(two_to(-25), "fa33000000");
     document(100_000.0, "fa47c35000");
     document(f64::from(f32::MAX), "fa7f7fffff");
-    document(2.0_f64.powi(-149), "fa00000001");
+    document(two_to(-149), "fa00000001");
     document(1.1, "fb3ff199999999999a");
-    document(2.0_f64.powi(-150), "fb3690000000000000");
+    document(two_to(-150), "fb3690000000000000");
     document(1.0e300, "fb7e37e43c8800759c");
     document(f64::from_bits(1), "fb0000000000000001");
 }
@@ -256,7 +256,7 @@ fn accessors_look_through_marks() {
     assert_eq!(marked.get("b").and_then(Value::as_i64), Some(7));
     assert_eq!(marked.get("c"), None);
     assert_eq!(Value::from((1_i64 << 53) + 1).as_f64(), None);
-    assert_eq!(Value::from(-(1_i64 << 53)).as_f64(), Some(-(2.0_f64.powi(53))));
+    assert_eq!(Value::from(-(1_i64 << 53)).as_f64(), Some(-two_to(53)));
     assert_eq!(Value::from(vec![Value::Null]).as_slice().map(<[Value]>::len), Some(1));
     assert_eq!(Value::from_iter(["a"]).as_slice().and_then(|items| items[0].as_str()), Some("a"));
     assert_eq!(Value::from(None::<i64>), Value::Null);
