@@ -70,7 +70,7 @@ pub(crate) use shared_file::means_no_locks;
 #[cfg(feature = "feature")]
 pub(crate) use sweep::sweep_target;
 pub use sweep::{Swept, sweep, sweep_in};
-#[cfg(feature = "feature")]
+#[cfg(any(feature = "feature", feature = "lifecycle"))]
 pub(crate) use target::split;
 
 use crate::error::Result;
@@ -148,7 +148,7 @@ impl SaveOptions {
     }
 
     /// What success promises.
-    #[cfg(feature = "feature")]
+    #[cfg(any(feature = "feature", feature = "lifecycle"))]
     pub(crate) fn promised(&self) -> Durability {
         self.durability
     }

@@ -12,8 +12,9 @@
 //! or else after the first bar of all.
 //!
 //! # What is not a line
-//! Binary junk, and what a crash left of an append, is counted, kept where it is, and harms no other line. The next append ends an
-//! unfinished line first.
+//! Binary junk, and what a crash left of an append, is counted, kept where it is, and harms no other line. A last line without its newline
+//! counts only if its time is whole, with its `Z`: otherwise more may be missing, and what is left could name another file. The next append
+//! ends an unfinished line first, with a bar if it does not count, so that it never will.
 
 mod line;
 mod summary;
@@ -177,9 +178,7 @@ impl FailedLog {
             return Ok(());
         }
         let mut file = SharedFile::open_or_create(&*self.file_system, &self.path, self.patience)?;
-        if ends_unfinished(&file).map_err(|e| self.cannot_read(e))? {
-            lines.insert(0, '\n');
-        }
+        lines.insert_str(0, ending_of(&file).map_err(|e| self.cannot_read(e))?);
         file.append(lines.as_bytes())
     }
 
@@ -299,11 +298,21 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn ends_unfinished(file: &dyn ReadAt) -> std::io::Result<bool> {
-    let Some(last) = file.byte_len()?.checked_sub(1) else { return Ok(false) };
+/// What ends the last line, if that is unfinished. A bar after all others leaves it without a time, so that what a crash left of a line
+/// never counts as one.
+fn ending_of(file: &dyn ReadAt) -> std::io::Result<&'static str> {
+    let len = file.byte_len()?;
+    let Some(last) = len.checked_sub(1) else { return Ok("") };
     let mut byte = [0];
     file.read_exact_at(&mut byte, last)?;
-    Ok(byte != *b"\n")
+    if byte == *b"\n" {
+        return Ok("");
+    }
+    let begin = len.saturating_sub(len_u64(line::LINE_MAX)).saturating_sub(1);
+    let mut tail = vec![0; len_usize(len.saturating_sub(begin)).unwrap_or(0)];
+    file.read_exact_at(&mut tail, begin)?;
+    let unfinished = tail.rsplit(|&b| b == b'\n').next().unwrap_or_default();
+    Ok(if line::parsed_unfinished(unfinished).is_some() { "\n" } else { "|\n" })
 }
 
 /// A line with its newline, if it has one; or a piece of one that is too long.
@@ -320,7 +329,11 @@ impl Line<'_> {
     }
 
     fn parsed(&self) -> Option<FailedCheckpoint> {
-        self.is_whole.then(|| line::parsed(self.text())).flatten()
+        match (self.is_whole, self.is_end) {
+            (false, _) => None,
+            (true, false) => line::parsed(self.text()),
+            (true, true) => line::parsed_unfinished(self.text()),
+        }
     }
 
     /// Whether it is a line, and not blank, and tells of nothing. A line in pieces counts with its last.
