@@ -70,6 +70,7 @@ fn integers_have_one_representation() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn integers_from_and_to_twos_complement() {
     for value in [0, 1, -1, 127, 128, -128, -129, 255, 256, i128::from(i64::MIN), i128::from(i64::MAX)] {
         assert_eq!(Value::integer_from_le_bytes(&value.to_le_bytes()), Value::from(value));
@@ -128,6 +129,7 @@ fn nans_keep_sign_and_payload() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn every_half_is_its_own_shortest_form() {
     for bits in 0..=u16::MAX {
         assert_eq!(shortest(Shortest::Half(bits).widen()), Shortest::Half(bits));
