@@ -208,6 +208,7 @@ impl Disk {
     }
 
     /// The names in a directory; none if there is no such directory.
+    #[cfg(feature = "lifecycle")]
     pub fn names(&self, directory: impl AsRef<Path>) -> Vec<String> {
         let state = self.state();
         let Ok(way) = state.walk(&[ROOT], directory.as_ref(), 0) else { return Vec::new() };

@@ -100,7 +100,8 @@ impl Workload for Failures {
     }
 
     fn going_on(&self) -> usize {
-        if self.longest_write == 1 { 150 } else { 10 }
+        // So that it is killed everywhere, where that does not take long.
+        if self.longest_write == 7 { 10 } else { 150 }
     }
 
     fn disk(&self) -> Disk {
