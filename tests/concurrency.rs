@@ -95,10 +95,7 @@ fn duration() -> Duration {
 
 /// Starts this test program once more, to do only what [`errand`](child_process_runs_its_errand) says, until some time from now.
 fn send(errand: &str, directory: &Path, who: u32) -> Child {
-    send_until(SystemTime::now() + duration(), errand, directory, who)
-}
-
-fn send_until(until: SystemTime, errand: &str, directory: &Path, who: u32) -> Child {
+    let until = SystemTime::now() + duration();
     let until = until.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_process_runs_its_errand", "--nocapture"])
@@ -211,11 +208,14 @@ impl Errand {
         Errand::tell("copies", copies);
     }
 
-    /// Waits for a moment for which all others who were told the same wait too.
-    fn wait_for(&self, moment: u32) {
-        let moment = self.until + Duration::from_millis(8) * moment;
-        while SystemTime::now() < moment {
-            std::thread::sleep(Duration::from_micros(100));
+    /// Waits until all creators have come as far as this one.
+    fn meet(&self, n: u32) {
+        let mark = |who: u32| self.directory.join("met").join(format!("{n}.{who}"));
+        fs::write(mark(self.who), "").unwrap();
+        let begun = Instant::now();
+        while !(1..=CREATORS).all(|who| mark(who).exists()) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "the others do not come");
+            std::thread::sleep(Duration::from_micros(50));
         }
     }
 
@@ -227,11 +227,11 @@ impl Errand {
             let path = self.directory.join(format!("{n}.dolmen"));
             let saved = if n % 2 == 0 {
                 // All look for the file at once.
-                self.wait_for(n);
+                self.meet(n);
                 build(&path, self.content(n), &options)
             } else {
                 // None has found it, and all put theirs in place at once.
-                stream_then(&path, self.content(n), &options, || self.wait_for(n))
+                stream_then(&path, self.content(n), &options, || self.meet(n))
             };
             match saved {
                 Ok(()) => {
@@ -456,22 +456,24 @@ fn bytemuck_of(elements: &[u32]) -> Vec<u8> {
     elements.iter().flat_map(|element| element.to_le_bytes()).collect()
 }
 
-/// Files that processes race to create.
+/// Files that processes race to create, and the processes.
 const CREATED: u32 = 60;
+const CREATORS: u32 = 5;
 
 #[test]
 fn of_many_processes_that_create_one_file_exactly_one_succeeds() {
     let directory = tempfile::tempdir().unwrap();
-    let until = SystemTime::now() + duration();
-    let told = all_told((1..=5).map(|who| send_until(until, "create", directory.path(), who)).collect());
-    println!("5 creators of {CREATED} files: {:?}", told.iter().map(|told| told["won"]).collect::<Vec<_>>());
+    fs::create_dir(directory.path().join("met")).unwrap();
+    let told = all_told((1..=CREATORS).map(|who| send("create", directory.path(), who)).collect());
+    println!("{CREATORS} creators of {CREATED} files: {:?}", told.iter().map(|told| told["won"]).collect::<Vec<_>>());
     assert_eq!(sum(&told, "won"), u64::from(CREATED));
-    assert_eq!(sum(&told, "lost"), u64::from(4 * CREATED));
+    assert_eq!(sum(&told, "lost"), u64::from((CREATORS - 1) * CREATED));
     for n in 0..CREATED {
         let winners: Vec<u64> = told.iter().filter_map(|told| told.get(&n.to_string()).copied()).collect();
         let content = content_of(&Checkpoint::open(directory.path().join(format!("{n}.dolmen"))).unwrap());
         assert_eq!(winners, [u64::from(content)], "file {n}");
     }
+    fs::remove_dir_all(directory.path().join("met")).unwrap();
     assert_eq!(names(directory.path()).len(), CREATED as usize, "a temporary file is left");
 }
 

@@ -677,6 +677,21 @@ fn append_after_a_clear_that_died_flushes_the_name() {
     assert!(memory.after_crash(NAME).iter().all(|content| paths_in(content).contains(Path::new("new"))));
 }
 
+/// And to whoever clears next, although there is nothing left to clear: the lines were back after a crash.
+#[test]
+fn clear_after_a_clear_that_died_flushes_the_name() {
+    for passed in [&["a"][..], &OLD] {
+        let memory = Memory::new();
+        let log = old_log(&memory);
+        let memory = memory.behave(|b| b.ignores_directory_sync = true);
+        assert_eq!(log.clear(passed).unwrap(), passed.len());
+        assert!(memory.after_crash(NAME).iter().any(|content| paths_in(content).contains(Path::new("a"))));
+        let memory = memory.behave(|b| b.ignores_directory_sync = false);
+        assert_eq!(log.clear(passed).unwrap(), 0);
+        assert!(memory.after_crash(NAME).iter().all(|content| !paths_in(content).contains(Path::new("a"))));
+    }
+}
+
 #[test]
 fn crash_check_catches_a_log_whose_flushes_do_nothing() {
     for directory_only in [true, false] {

@@ -59,6 +59,8 @@ mod target;
 mod temp;
 
 pub use atomic_file::AtomicFile;
+#[cfg(feature = "lifecycle")]
+pub(crate) use directories::cannot_be_flushed;
 pub use directories::create_directories;
 #[cfg(not(unix))]
 pub use portable::RealFileSystem;

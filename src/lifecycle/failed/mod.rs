@@ -25,9 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{CheckpointError, CheckpointErrorKind};
-use crate::commit::file_system::FileSystem;
-use crate::commit::{AtomicFile, RealFileSystem, SaveOptions, SharedFile};
-use crate::error::{Error, Result};
+use crate::commit::file_system::{FileSystem, uninterrupted};
+use crate::commit::{AtomicFile, RealFileSystem, SaveOptions, SharedFile, cannot_be_flushed, split};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
 
@@ -234,9 +234,9 @@ impl FailedLog {
     /// Forgets the failures of these checkpoints, which have passed since, and says how many lines that were.
     ///
     /// A path matches if it is the same as the one remembered, or if both, taken from the working directory, are. All other lines stay as
-    /// they are, also those that tell of nothing; a file without any left is removed.
+    /// they are, also those that tell of nothing; a file without any left is removed. What is not there afterwards no crash brings back.
     ///
-    /// **Cost**: reads the file, and if something is to be forgotten writes a new one; bounded memory.
+    /// **Cost**: reads the file, and if something is to be forgotten writes a new one; flushes the directory at any rate. Bounded memory.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be locked (where there are no locks, others could be appending) or rewritten: it is
@@ -246,7 +246,10 @@ impl FailedLog {
         if passed.is_empty() {
             return Ok(0);
         }
-        let Some(file) = SharedFile::open(&*self.file_system, &self.path, self.patience)? else { return Ok(0) };
+        let Some(file) = SharedFile::open(&*self.file_system, &self.path, self.patience)? else {
+            self.flush_directory()?;
+            return Ok(0);
+        };
         if !file.is_locked() {
             return Err(Error::io("cannot lock the file", std::io::ErrorKind::Unsupported.into())
                 .with_path(&self.path)
@@ -261,7 +264,7 @@ impl FailedLog {
             Ok(())
         })?;
         match (cleared, kept) {
-            (0, _) => {}
+            (0, _) => self.flush_directory()?,
             (_, 0) => file.remove()?,
             _ => {
                 let options = SaveOptions::new().file_system(self.file_system.clone());
@@ -282,6 +285,20 @@ impl FailedLog {
             }
         }
         Ok(cleared)
+    }
+
+    /// Makes sure of what is not there: who cleared it may have died before that, and a crash would bring it back.
+    fn flush_directory(&self) -> Result<()> {
+        let (parent, _) = split(&self.path)?;
+        let flushed = uninterrupted(|| self.file_system.open_directory(parent)).and_then(|directory| directory.sync());
+        match flushed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound && !cannot_be_flushed(&e) => {
+                Err(Error::io("nothing to clear, but the directory could not be flushed to the device", e)
+                    .with_kind(ErrorKind::NotDurable)
+                    .with_path(&self.path))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn go_through(&self, file: &dyn ReadAt, len: u64, each: &mut EachLine<'_>) -> Result<()> {

@@ -169,6 +169,20 @@ impl Disk {
         })))
     }
 
+    /// A disk as it is when the program that was recorded is killed after so many events: nothing is lost, nothing is flushed, and its
+    /// locks are free.
+    pub fn after_kill(recording: &Recording, events: usize) -> Disk {
+        let disk = Disk::new(recording.start.clone());
+        {
+            let mut state = disk.state();
+            state.tree.add_nodes(&recording.nodes);
+            for event in &recording.log[..events] {
+                state.record(event.what.clone(), event.effects.clone());
+            }
+        }
+        disk
+    }
+
     pub fn behave(self, change: impl FnOnce(&mut Behaviour)) -> Disk {
         change(&mut self.state().behaviour);
         self
@@ -194,6 +208,7 @@ impl Disk {
     }
 
     /// The names in a directory; none if there is no such directory.
+    #[cfg(feature = "lifecycle")]
     pub fn names(&self, directory: impl AsRef<Path>) -> Vec<String> {
         let state = self.state();
         let Ok(way) = state.walk(&[ROOT], directory.as_ref(), 0) else { return Vec::new() };

@@ -12,9 +12,8 @@ use std::sync::Arc;
 /// The lengths of the sectors that reach the device one by one.
 const SECTORS: [usize; 2] = [512, 4096];
 
-/// States from which a workload goes on after the crash, and states that are tried of the crashes that come then.
-const GONE_ON: usize = 10;
-const STATES_AFTER: usize = 250;
+/// States that are tried of the crashes that come after something else went wrong.
+const STATES_AFTER: usize = 150;
 
 /// Events before the crash that a story tells.
 const TOLD: usize = 24;
@@ -33,6 +32,11 @@ pub trait Workload: Sync {
     /// Reads what a crash has left, with the readers that users have, and says what is wrong: it must be what there was after a step
     /// between the last one acknowledged and the last one begun.
     fn check(&self, after: &Disk, done: usize, begun: usize) -> Result<(), String>;
+
+    /// After how many crashes it goes on, and at how many moments it is killed alone and goes on; until the machine crashes.
+    fn going_on(&self) -> usize {
+        10
+    }
 }
 
 /// What was gone through.
@@ -46,8 +50,9 @@ pub struct Report {
     pub distinct: usize,
     /// Those that differ in what a reader can see, or in what it may see: these were read.
     pub read: usize,
-    /// Those of them from which the workload went on, to its end.
+    /// Those of them from which the workload went on, to its end; and times that it went on after it had been killed.
     pub gone_on: usize,
+    pub killed: usize,
 }
 
 impl std::ops::AddAssign for Report {
@@ -57,6 +62,7 @@ impl std::ops::AddAssign for Report {
         self.distinct += other.distinct;
         self.read += other.read;
         self.gone_on += other.gone_on;
+        self.killed += other.killed;
     }
 }
 
@@ -84,15 +90,33 @@ pub fn explore(
     let disk = workload.disk();
     workload.run(&wrap(disk.clone()), &disk, 0).unwrap_or_else(|e| panic!("{name}, without any crash: {e}"));
     let mut explorer = Explorer::new(workload, seed);
-    explorer.go_through(&disk.recording(), (0, 0), states)?;
+    let recording = disk.recording();
+    explorer.go_through(&recording, moments(&recording, (0, 0)), states)?;
+    explorer.earlier = "going on after an earlier crash";
     for (after, done, begun) in std::mem::take(&mut explorer.kept) {
         let again = Disk::new(after);
         let told = again.tree().listing().join("\n");
         let gone_on = workload.run(&wrap(again.clone()), &again, done);
         gone_on.map_err(|e| format!("{name}, going on after a crash: {e}\n{told}"))?;
-        explorer.go_through(&again.recording(), (done, begun), STATES_AFTER)?;
+        let after_that = again.recording();
+        explorer.go_through(&after_that, moments(&after_that, (done, begun)), STATES_AFTER)?;
         sweep_all(&again).map_err(|e| format!("{name}, sweeping after a crash: {e}"))?;
         explorer.report.gone_on += 1;
+    }
+    explorer.earlier = "going on after a program that was killed";
+    let all = moments(&recording, (0, 0));
+    for n in 0..workload.going_on().min(all.len()) {
+        // Spread over all of them, and not at the same ones each time.
+        let place = (n * all.len() + explorer.random.below(all.len())) / workload.going_on().min(all.len());
+        let Moment { events, done, .. } = all[place];
+        let again = Disk::after_kill(&recording, events);
+        workload.run(&wrap(again.clone()), &again, done).map_err(|e| format!("{name}, going on after a kill: {e}"))?;
+        let after_that = again.recording();
+        let mut later = moments(&after_that, (0, 0));
+        later.retain(|moment| moment.events > events);
+        explorer.go_through(&after_that, later, STATES_AFTER)?;
+        sweep_all(&again).map_err(|e| format!("{name}, sweeping after a kill: {e}"))?;
+        explorer.report.killed += 1;
     }
     explorer.report.distinct = explorer.distinct.len();
     Ok(explorer.report)
@@ -125,7 +149,8 @@ struct Explorer<'w> {
     read: HashSet<u64>,
     /// States to go on from, with what was acknowledged and begun: a fair sample of those that were read.
     kept: Vec<(super::Tree, usize, usize)>,
-    goes_on: bool,
+    /// What happened before; nothing at first, and states are kept then.
+    earlier: &'static str,
 }
 
 /// The states of one moment.
@@ -147,12 +172,11 @@ impl<'w> Explorer<'w> {
             distinct: HashSet::new(),
             read: HashSet::new(),
             kept: Vec::new(),
-            goes_on: true,
+            earlier: "",
         }
     }
 
-    fn go_through(&mut self, recording: &Recording, start: (usize, usize), states: usize) -> Result<(), String> {
-        let moments = moments(recording, start);
+    fn go_through(&mut self, recording: &Recording, moments: Vec<Moment>, states: usize) -> Result<(), String> {
         self.report.crashes += moments.len();
         let before = self.report.states;
         for (n, sector_len) in SECTORS.into_iter().enumerate() {
@@ -170,7 +194,6 @@ impl<'w> Explorer<'w> {
                 self.crash(Crash { model: &model, recording, moment, open, seen: HashSet::new() }, share)?;
             }
         }
-        self.goes_on = false;
         Ok(())
     }
 
@@ -210,12 +233,12 @@ impl<'w> Explorer<'w> {
         if let Some(wrong) = wrong {
             return Err(self.story(crash, &choice, &tree, &wrong));
         }
-        if self.goes_on {
+        if self.earlier.is_empty() {
             // So that each state has the same chance to be among those that are kept.
             let place = self.random.below(self.report.read);
-            match self.kept.len() < GONE_ON {
+            match self.kept.len() < self.workload.going_on() {
                 true => self.kept.push((tree, done, begun)),
-                false if place < GONE_ON => self.kept[place] = (tree, done, begun),
+                false if place < self.workload.going_on() => self.kept[place] = (tree, done, begun),
                 false => {}
             }
         }
@@ -225,8 +248,8 @@ impl<'w> Explorer<'w> {
     fn story(&self, crash: &Crash<'_>, choice: &Choice, tree: &super::Tree, wrong: &str) -> String {
         let mut told = format!("{}: {wrong}\n", self.workload.name());
         let Moment { events, done, begun } = *crash.moment;
-        if !self.goes_on {
-            told.push_str("  going on after an earlier crash, and\n");
+        if !self.earlier.is_empty() {
+            let _ = writeln!(told, "  {}:", self.earlier);
         }
         let _ = writeln!(
             told,

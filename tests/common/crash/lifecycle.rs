@@ -42,18 +42,30 @@ fn failure(number: usize, reason_len: usize) -> FailedCheckpoint {
 impl Failures {
     pub fn new(longest_write: usize) -> Failures {
         use Doing::{Append, Clear};
-        let steps = vec![
-            Append(1, 20),
-            Append(1, 420),
-            Append(6, 300),
-            Clear(&[0, 3]),
-            Append(1, 30),
-            Append(3, 500),
-            Append(1, 3000),
-            Clear(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]),
-            Append(2, 100),
-            Append(1, 0),
-        ];
+        Failures::of(
+            longest_write,
+            vec![
+                Append(1, 20),
+                Append(1, 420),
+                Append(6, 300),
+                Clear(&[0, 3]),
+                Append(1, 30),
+                Append(3, 500),
+                Append(1, 3000),
+                Clear(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]),
+                Append(2, 100),
+                Append(1, 0),
+            ],
+        )
+    }
+
+    /// So few lines that it can be interrupted anywhere.
+    pub fn short() -> Failures {
+        Failures::of(1, vec![Doing::Append(1, 0), Doing::Append(1, 7)])
+    }
+
+    fn of(longest_write: usize, steps: Vec<Doing>) -> Failures {
+        use Doing::{Append, Clear};
         let (mut after, mut number) = (vec![Vec::new()], 0);
         for step in &steps {
             let mut now = after[after.len() - 1].clone();
@@ -82,8 +94,14 @@ impl Workload for Failures {
     fn name(&self) -> String {
         match self.longest_write {
             usize::MAX => "the log of failures".to_owned(),
+            1 => "a short log of failures, byte by byte".to_owned(),
             len => format!("the log of failures, in writes of {len} bytes"),
         }
+    }
+
+    fn going_on(&self) -> usize {
+        // So that it is killed everywhere, where that does not take long.
+        if self.longest_write == 7 { 10 } else { 150 }
     }
 
     fn disk(&self) -> Disk {
@@ -199,8 +217,11 @@ impl Workload for Stages {
             disk.done(1);
             return Ok(());
         }
+        let is_new = step()? == 0;
         let mut run = self.pipeline().resume(&saving(saving_in)).map_err(|e| e.to_string())?;
-        disk.done(step()?);
+        if is_new {
+            disk.done(1);
+        }
         loop {
             disk.begin(step()? + 1);
             let Some(stage) = run.begin_next().map_err(|e| e.to_string())? else { return Ok(()) };

@@ -386,7 +386,7 @@ impl File {
         }
         self.live.resize(len, 0);
         let step = (len - old).div_ceil(STOPS).next_multiple_of(512);
-        for stop in (old + 1..len).filter(|stop| stop.is_multiple_of(512)).step_by(step / 512) {
+        for stop in ((old + 1).next_multiple_of(512)..len).step_by(step) {
             self.length.change(stop, number);
         }
         self.length.change(len, number);
@@ -419,7 +419,9 @@ fn is_temp(name: &OsStr) -> bool {
 
 /// A sector of a file's bytes, with zeros behind its end.
 fn padded(bytes: &[u8], n: usize, sector_len: usize) -> Vec<u8> {
-    let mut sector: Vec<u8> = bytes.iter().skip(n * sector_len).take(sector_len).copied().collect();
+    let begin = (n * sector_len).min(bytes.len());
+    let mut sector = Vec::with_capacity(sector_len);
+    sector.extend_from_slice(&bytes[begin..bytes.len().min(begin + sector_len)]);
     sector.resize(sector_len, 0);
     sector
 }

@@ -35,6 +35,11 @@ impl Workload for Table {
         }
     }
 
+    fn going_on(&self) -> usize {
+        // It is made for being interrupted, by whatever it is.
+        40
+    }
+
     fn disk(&self) -> Disk {
         Disk::new(Tree::new().with_directory("features")).behave(|b| b.longest_write = self.longest_write)
     }

@@ -65,6 +65,16 @@ impl Tree {
         self.entries_mut(parent).insert(path.file_name().unwrap().to_owned(), id);
     }
 
+    /// Adds those of these nodes that it does not have, with nothing in them.
+    pub fn add_nodes(&mut self, nodes: &[Node]) {
+        let missing = nodes.iter().skip(self.nodes.len()).map(|node| match node {
+            Node::File { mode, .. } => Node::File { mode: *mode, data: Vec::new() },
+            Node::Directory(_) => Node::Directory(BTreeMap::new()),
+            Node::Link(to) => Node::Link(to.clone()),
+        });
+        self.nodes.extend(missing);
+    }
+
     /// What a path without links stands for.
     fn find(&self, path: &Path) -> Option<Id> {
         path.components().try_fold(ROOT, |at, component| match (component, &self.nodes[at]) {
