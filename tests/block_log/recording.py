@@ -24,9 +24,13 @@ class FileSystem:
         self.replay_options = ",".join(filter(None, [options, replay_options]))
 
 
-def _ext4(path, length):
+def _ext4(path, length, features="^fast_commit"):
     lazy = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-    return ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", lazy, path, f"{length >> 10}k"]
+    return ["mkfs.ext4", "-q", "-F", "-b", "4096", "-O", features, "-E", lazy, path, f"{length >> 10}k"]
+
+
+def _ext4_fast(path, length):
+    return _ext4(path, length, "fast_commit")
 
 
 def _xfs(path, length):
@@ -41,6 +45,7 @@ FILE_SYSTEMS = {
     # `auto_da_alloc` flushes, behind a rename, what nobody asked to flush: it hides what the harness is to find.
     "ext4": FileSystem("ext4", 64 << 20, _ext4, "noauto_da_alloc,commit=1"),
     "ext4-auto": FileSystem("ext4", 64 << 20, _ext4, "commit=1"),
+    "ext4-fast": FileSystem("ext4", 64 << 20, _ext4_fast, "noauto_da_alloc,commit=1"),
     # Both replays are mounted at once, and have the same UUID.
     "xfs": FileSystem("xfs", 300 << 20, _xfs, "", "nouuid"),
     "btrfs": FileSystem("btrfs", 128 << 20, _btrfs, "commit=1"),

@@ -128,8 +128,7 @@ impl Checker {
         if let Some((path, _)) = under_way.job.as_ref().filter(|(path, _)| !expected.jobs.contains_key(&**path)) {
             check_job(&directory.join(path), &[], &mut found);
         }
-        let before = &self.steps[done].log;
-        check_log(directory, before, (begun > done).then_some(&under_way.log), &mut found);
+        check_log(directory, &self.steps[..=done], (begun > done).then_some(&under_way.log), &mut found);
         let known: BTreeSet<&Path> = expected.files.keys().chain(coming.keys()).copied().collect();
         if let Err(e) = check_names(directory, Path::new(""), &known, &mut found) {
             found.tell(Wrong::Lost, format!("the directory cannot be read: {e}"));
@@ -218,8 +217,9 @@ fn check_job(directory: &Path, complete: &[&str], found: &mut Found) {
     }
 }
 
-/// Looks at the log of failures, which must hold what it held before or, if a step is under way, after it.
-fn check_log(directory: &Path, before: &[FailedCheckpoint], after: Option<&Vec<FailedCheckpoint>>, found: &mut Found) {
+/// Looks at the log of failures, which must hold what it held after the steps taken or, if one is under way, after that.
+fn check_log(directory: &Path, taken: &[Left], after: Option<&Vec<FailedCheckpoint>>, found: &mut Found) {
+    let before = taken.last().map_or(&[][..], |left| &left.log);
     let read = match FailedLog::in_directory(directory).read() {
         Ok(read) => read,
         Err(e) => return found.tell(Wrong::Corrupt, e),
@@ -235,7 +235,8 @@ fn check_log(directory: &Path, before: &[FailedCheckpoint], after: Option<&Vec<F
     };
     if !whole {
         let message = format!("the log: {} entries, where {} were acknowledged", read.entries.len(), before.len());
-        let wrong = if before.starts_with(&read.entries) { Wrong::Lost } else { Wrong::Foreign };
+        let is_older = before.starts_with(&read.entries) || taken.iter().any(|left| left.log == read.entries);
+        let wrong = if is_older { Wrong::Lost } else { Wrong::Foreign };
         found.tell(wrong, message);
     }
     if read.malformed > usize::from(piece_allowed) {
