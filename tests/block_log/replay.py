@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 
+import log as block_log
 import machine
 import recording
 
 PART = 64 << 10
+BLOCK = 4096
 
 
 class Image:
@@ -23,7 +25,7 @@ class Image:
         self.image, self.mirror = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in paths)
 
     def apply(self, writes, log, files):
-        for write in writes:
+        for write in _joined(writes):
             if write.at is None:
                 for file in files:
                     machine.punch(file, write.offset, write.length)
@@ -42,20 +44,29 @@ class Image:
             found, wanted = (os.pread(file, PART, part * PART) for file in (self.image, self.mirror))
             if found == wanted:
                 continue
-            for at in range(0, len(wanted), 4096):
-                block = wanted[at:at + 4096]
-                if found[at:at + 4096] == block:
-                    continue
-                offset = part * PART + at
-                # Zeros are a hole again, or the image grows with every state.
-                if block.count(0) == len(block):
-                    machine.punch(self.image, offset, len(block))
-                else:
-                    os.pwrite(self.image, block, offset)
+            # Zeros are a hole again, or the image grows with every state.
+            if wanted.count(0) == len(wanted):
+                machine.punch(self.image, part * PART, len(wanted))
+                continue
+            differ = [at for at in range(0, len(wanted), BLOCK) if found[at:at + BLOCK] != wanted[at:at + BLOCK]]
+            begin, end = differ[0], differ[-1] + BLOCK
+            os.pwrite(self.image, wanted[begin:end], part * PART + begin)
 
     def close(self):
         os.close(self.image)
         os.close(self.mirror)
+
+
+def _joined(writes):
+    """The same writes, but those in one where one begins at the end of another, on the device and in the log."""
+    joined = []
+    for write in writes:
+        last = joined[-1] if joined else None
+        if last and None not in (last.at, write.at) and (last.offset + last.length, last.at + last.length) == (write.offset, write.at):
+            joined[-1] = block_log.Write(last.offset, last.length + write.length, last.at)
+        else:
+            joined.append(write)
+    return joined
 
 
 class Checker:
