@@ -224,9 +224,13 @@ fn a_save_survives_every_call_failing_and_being_killed() {
             let outcome = outcome.and_then(|outcome| {
                 let must_repeat =
                     *what == What::Fails("EINTR") && call.name != "fsync" && !call.name.starts_with("rename");
-                match must_repeat && outcome != Outcome::SuccessNew {
-                    true => Err(format!("an interrupted call was not repeated: {:?}", ran.ended)),
-                    false => Ok(outcome),
+                // A flush or a write that failed is never success, whatever the page cache has to show.
+                let must_tell = call.name == "fsync" || (call.name == "pwrite64" && *what != What::Fails("EINTR"));
+                let success = outcome == Outcome::SuccessNew;
+                match (must_repeat, success) {
+                    (true, false) => Err(format!("an interrupted call was not repeated: {:?}", ran.ended)),
+                    (_, true) if must_tell && *what != What::Killed => Err("it failed and nobody was told".to_owned()),
+                    _ => Ok(outcome),
                 }
             });
             tally.note(&save, outcome, || format!("{what:?} at call {at}, {}", call.line));
