@@ -134,6 +134,8 @@ impl Open {
 pub enum Outcome {
     RightContent,
     IoError,
+    /// The file is said not to exist, and so it is told.
+    Missing,
     /// The allocator had no memory for a small thing, which ends a program in Rust.
     Aborted,
 }
