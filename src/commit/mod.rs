@@ -66,6 +66,8 @@ pub use directories::create_directories;
 pub use portable::RealFileSystem;
 #[cfg(unix)]
 pub use real::RealFileSystem;
+#[cfg(all(unix, feature = "lifecycle"))]
+pub(crate) use real::flush_file;
 pub use shared_file::SharedFile;
 #[cfg(feature = "lifecycle")]
 pub(crate) use shared_file::means_no_locks;

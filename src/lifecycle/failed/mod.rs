@@ -242,7 +242,7 @@ impl FailedLog {
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be locked (where there are no locks, others could be appending) or rewritten: it is
     /// then unchanged. [`NotDurable`](crate::ErrorKind::NotDurable) if a crash may bring the old one back.
     pub fn clear(&self, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<usize> {
-        let passed: BTreeSet<PathBuf> = paths.into_iter().map(|path| absolute(path.as_ref())).collect();
+        let passed = Paths::new(paths);
         if passed.is_empty() {
             return Ok(0);
         }
@@ -256,7 +256,7 @@ impl FailedLog {
                 .with_advice("while no program runs here, remove the lines of checkpoints that pass by hand"));
         }
         let len = file.byte_len().map_err(|e| self.cannot_read(e))?;
-        let is_passed = |line: &Line<'_>| line.parsed().is_some_and(|entry| passed.contains(&absolute(&entry.path)));
+        let is_passed = |line: &Line<'_>| line.parsed().is_some_and(|entry| passed.contains(&entry.path));
         let (mut cleared, mut kept) = (0usize, 0usize);
         self.go_through(&file, len, &mut |line| {
             let count = if is_passed(line) { &mut cleared } else { &mut kept };
@@ -307,6 +307,42 @@ impl FailedLog {
 
     fn cannot_read(&self, e: std::io::Error) -> Error {
         Error::io("cannot read the file", e).with_path(&self.path)
+    }
+}
+
+/// Paths that are found however they are written, as far as that can be known without looking at files.
+///
+/// The working directory is asked for once. If it can be had at one moment and not at the next, a line must not be counted as one that goes and
+/// then be kept; if it cannot be had at all, paths are compared as they are.
+struct Paths {
+    here: Option<PathBuf>,
+    paths: BTreeSet<PathBuf>,
+}
+
+impl Paths {
+    fn new(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
+        let mut known = Paths { here: std::env::current_dir().ok(), paths: BTreeSet::new() };
+        for path in paths {
+            let path = known.complete(path.as_ref());
+            known.paths.insert(path);
+        }
+        known
+    }
+
+    fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        self.paths.contains(&self.complete(path))
+    }
+
+    fn complete(&self, path: &Path) -> PathBuf {
+        match &self.here {
+            Some(here) => absolute(&here.join(path)),
+            None if path.is_absolute() => absolute(path),
+            None => path.to_path_buf(),
+        }
     }
 }
 
