@@ -130,8 +130,14 @@ impl SalvageOptions {
 
 /// Finds what is good, with the finder for the file's format.
 fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
-    let _ = (source, options);
-    Err(Error::invalid("no finder yet"))
+    if let Some(found) = crate::read::salvage::find(source, options)? {
+        return Ok(found);
+    }
+    let byte_len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
+    let mut report = SalvageReport::new("", byte_len);
+    let start = crate::read::read_start(source)?;
+    report.is_something_else(crate::format::diagnosis::not_dolmen(&start));
+    Ok(Finding { guest: GuestIndex::new("", ""), report, layout: None })
 }
 
 /// Makes a checkpoint of what was found: marked with what nothing vouches for, its document without references to what is lost.
@@ -157,7 +163,8 @@ fn lose_references(guest: &mut GuestIndex, report: &mut SalvageReport) {
     if lost > 0
         && let Err(e) = crate::format::value::encode_document(&document)
     {
-        report.document = ExtraOutcome::Lost(format!("it cannot say which of its tensors are lost: {}", e.reason()));
+        let why = format!("it cannot say which of its tensors are lost: {}", e.reason());
+        report.document = ExtraOutcome::Lost(Loss::new(LossReason::Limit, why));
         return;
     }
     guest.document(document);

@@ -72,6 +72,9 @@ pub struct SalvagedTensor {
     pub shape: Option<Vec<u64>>,
     /// What became of it.
     pub outcome: Outcome,
+    /// How many further rows were found of a tensor that its writer was in the middle of: nothing vouches for them, and they were not asked
+    /// for.
+    pub further_rows: u64,
 }
 
 /// What became of a tensor.
@@ -171,8 +174,8 @@ pub enum ExtraOutcome {
     Intact,
     /// It is saved, as was asked for, and nothing vouches for it.
     Unverified,
-    /// It is not saved; why, for people to read.
-    Lost(String),
+    /// It is not saved.
+    Lost(Loss),
     /// Whether the file had one is not known.
     Unknown,
 }
@@ -343,7 +346,7 @@ impl RowsHit {
 
 impl SalvagedTensor {
     pub(crate) fn new(name: &str, dtype: Option<DType>, shape: Option<&[u64]>, outcome: Outcome) -> SalvagedTensor {
-        SalvagedTensor { name: name.to_owned(), dtype, shape: shape.map(<[u64]>::to_vec), outcome }
+        SalvagedTensor { name: name.to_owned(), dtype, shape: shape.map(<[u64]>::to_vec), outcome, further_rows: 0 }
     }
 }
 
@@ -408,13 +411,14 @@ impl SalvageReport {
 
     /// Whether nothing is damaged, as far as the file's checksums go: a salvage of it is a copy.
     pub fn is_undamaged(&self) -> bool {
-        self.damage_count == 0 && self.is_complete() && !self.unfinished
+        self.damage_count == 0 && self.is_complete()
     }
 
     /// Whether everything that the file held is known to be saved, and verified. Much can be damaged all the same: what is there twice.
     pub fn is_complete(&self) -> bool {
         let kept = |extra: &ExtraOutcome| matches!(extra, ExtraOutcome::Absent | ExtraOutcome::Intact);
         self.impostor.is_none()
+            && !self.unfinished
             && !self.may_have_more
             && self.intact_count() == self.tensors.len()
             && kept(&self.metadata)
