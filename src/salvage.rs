@@ -130,6 +130,10 @@ impl SalvageOptions {
 
 /// Finds what is good, with the finder for the file's format.
 fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
+    #[cfg(feature = "torch")]
+    if let Some(finding) = crate::foreign::torch::salvage::find(source, options)? {
+        return Ok(finding);
+    }
     let _ = (source, options);
     Err(Error::invalid("no finder yet"))
 }

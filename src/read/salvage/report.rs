@@ -156,6 +156,8 @@ pub struct Rescue {
     pub partial: bool,
     /// Whether [`unverified`](crate::SalvageOptions::unverified) must be asked for.
     pub unverified: bool,
+    /// Whether [`raw`](crate::SalvageOptions::raw) must be asked for.
+    pub raw: bool,
     /// How many of its rows would be as they were found, and how many it has.
     pub rows: Option<(u64, u64)>,
 }
@@ -314,7 +316,13 @@ impl Loss {
 impl Rescue {
     /// What must be asked for, and how many rows of how many that would give.
     pub(crate) fn new(partial: bool, unverified: bool, rows: Option<(u64, u64)>) -> Rescue {
-        Rescue { partial, unverified, rows }
+        Rescue { partial, unverified, raw: false, rows }
+    }
+
+    /// Says that raw storages must be asked for, too.
+    pub(crate) fn raw(mut self) -> Rescue {
+        self.raw = true;
+        self
     }
 }
 
