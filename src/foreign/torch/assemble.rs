@@ -31,12 +31,7 @@ impl Assembled {
     }
 
     /// Adds all of a pickle; without its document, only tensors and storages. `inflated` is the pickle, if it is not in the file as it is.
-    pub(super) fn add(
-        &mut self,
-        rebuilt: Rebuilt,
-        with_document: bool,
-        inflated: Option<Arc<Vec<u8>>>,
-    ) -> Result<()> {
+    pub(super) fn add(&mut self, rebuilt: Rebuilt, with_document: bool, inflated: Option<Arc<Vec<u8>>>) -> Result<()> {
         let mut numbers = Vec::with_capacity(rebuilt.storages.len());
         for planned in rebuilt.storages {
             if let Planned::Found { found: Found::Lost { .. }, .. } = planned {

@@ -47,6 +47,16 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
             3 => return Ok(ByteOrder::Big),
             _ => {}
         }
+        // Where it ends is not known; where it begins is.
+        let mut word = [0; 6];
+        if source.read_exact_at(&mut word, found.record.data_offset).is_ok() {
+            if word.iter().zip(b"little").filter(|(a, b)| a == b).count() >= 5 {
+                return Ok(ByteOrder::Little);
+            }
+            if word.starts_with(b"big") {
+                return Ok(ByteOrder::Big);
+            }
+        }
     }
     let mut may_look = MAX_LOOK;
     let mut is_torn = names.get("byteorder").is_some();

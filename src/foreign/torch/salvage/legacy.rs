@@ -5,8 +5,8 @@ use super::super::legacy::Legacy;
 use super::super::rebuild::Found;
 use super::tensors::{self, Judge, Judged, Meant};
 use crate::error::{ErrorKind, Result};
-use crate::read::salvage::{ExtraOutcome, Finding, Guide, Loss, LossReason, Part, SalvageOptions, SalvageReport};
 use crate::read::GuestIndex;
+use crate::read::salvage::{ExtraOutcome, Finding, Guide, Loss, LossReason, Part, SalvageOptions, SalvageReport};
 use crate::source::ReadAt;
 
 const WHY: &str = "PyTorch's files from before version 1.6 have no checksums";
@@ -21,7 +21,9 @@ pub(super) fn find(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions)
     report.begins_at = Some(0);
     let legacy = match Legacy::read(source, &options.limits) {
         Ok(legacy) => legacy,
-        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit | ErrorKind::UnsupportedVersion) => return Err(e),
+        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit | ErrorKind::UnsupportedVersion) => {
+            return Err(e);
+        }
         Err(e) => {
             report.damage(Part::Pickle, None, e.reason());
             report.document = ExtraOutcome::Lost(e.reason());

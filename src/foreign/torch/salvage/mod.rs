@@ -54,16 +54,7 @@ pub(crate) fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Opti
         let e = Error::new(ErrorKind::UnsupportedVersion, message);
         return Err(e.with_advice("if it opens at all, convert it"));
     }
-    let (records, damage) = match Archive::read(source, &options.limits) {
-        Ok(archive) if archive.get("data.pkl").is_some() => (of_archive(source, &archive)?, None),
-        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => return Err(e),
-        opened => {
-            let signs = Signs::find(source, file_len)?;
-            let damage = opened.err().map(|e| e.reason());
-            let damage = damage.unwrap_or_else(|| "the archive's directory has no data.pkl".to_owned());
-            (Records::find(source, file_len, &signs)?, Some(damage))
-        }
-    };
+    let (records, damage) = records(source, file_len, options)?;
     let salvage = Salvage { source, file_len, options, records, damage };
     if !salvage.is_checkpoint() {
         return Ok(None);
@@ -73,6 +64,31 @@ pub(crate) fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Opti
         progress(file_len);
     }
     Ok(Some(finding))
+}
+
+/// The records of an archive, and why it cannot be opened, or should not be.
+fn records(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions) -> Result<(Records, Option<String>)> {
+    let (opened, damage) = match Archive::read(source, &options.limits) {
+        Ok(archive) if archive.get("data.pkl").is_some() => {
+            let what = "a record does not lie where the archive says";
+            (Some(of_archive(source, &archive)?), what.to_owned())
+        }
+        Ok(_) => (None, "the archive's directory has no data.pkl".to_owned()),
+        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => return Err(e),
+        Err(e) => (None, e.reason()),
+    };
+    let right = |records: &Records| records.found.iter().filter(|found| found.sum == Sum::Right).count();
+    match opened {
+        Some(opened) if opened.found.iter().all(|found| found.sum != Sum::Wrong) => Ok((opened, None)),
+        opened => {
+            let signs = Signs::find(source, file_len)?;
+            let found = Records::find(source, file_len, &signs)?;
+            match opened {
+                Some(opened) if right(&opened) >= right(&found) => Ok((opened, None)),
+                _ => Ok((found, Some(damage))),
+            }
+        }
+    }
 }
 
 /// The records of an archive that can be opened, each with what its CRC says.
@@ -295,9 +311,10 @@ impl Salvage<'_> {
         match found.sum {
             Sum::Right => match named.doubt {
                 Some(why) => doubt(LossReason::DescriptionDamaged, format!("{name}: {why}")),
-                None if order == ByteOrder::Unknown && number_len != 1 => {
-                    doubt(LossReason::Unverified, "whether its numbers are little-endian is not known any more".to_owned())
-                }
+                None if order == ByteOrder::Unknown && number_len != 1 => doubt(
+                    LossReason::Unverified,
+                    "whether its numbers are little-endian is not known any more".to_owned(),
+                ),
                 None => Judged::Good(there),
             },
             Sum::Absent => doubt(LossReason::Unverified, format!("the archive has no CRC-32 of its record {name}")),
@@ -336,7 +353,8 @@ impl Salvage<'_> {
         if *has_directory {
             report.damage(Part::Index, None, format!("the archive cannot be opened: {damage}"));
         } else {
-            let what = "the archive's directory is not there any more, and what follows its records: the file was cut off";
+            let what =
+                "the archive's directory is not there any more, and what follows its records: the file was cut off";
             report.damage(Part::Index, Some(self.file_len..self.file_len), what);
         }
         self.describe_records(report);
@@ -376,7 +394,8 @@ impl Salvage<'_> {
             match one.sum {
                 Sum::Wrong => report.damage(part, Some(place), format!("{name}: its CRC-32 differs")),
                 Sum::Open => {
-                    let what = format!("{name}: what says where it lies is damaged, or it goes beyond the end of the file");
+                    let what =
+                        format!("{name}: what says where it lies is damaged, or it goes beyond the end of the file");
                     report.damage(Part::Record, Some(one.at..data_offset), what);
                 }
                 Sum::Right | Sum::Absent => {}

@@ -8,9 +8,7 @@ use super::super::assemble::Assembled;
 use super::super::rebuild::{Container, Found, Planned, Rebuilt, RebuiltTensor};
 use crate::error::{Error, Result};
 use crate::format::layout;
-use crate::read::salvage::{
-    Doubt, Fill, Loss, LossReason, Outcome, Rescue, RowsHit, SalvageOptions, SalvageReport,
-};
+use crate::read::salvage::{Doubt, Fill, Loss, LossReason, Outcome, Rescue, RowsHit, SalvageOptions, SalvageReport};
 use crate::source::ReadAt;
 
 /// What has become of a storage.
@@ -239,9 +237,7 @@ fn outcome(
         Some(Judged::Doubtful { found, reason, why }) if len > 0 => {
             let at = match found {
                 Found::InFile { offset, len, .. } => Some(*offset..offset.saturating_add(*len)),
-                Found::Record(record) => {
-                    Some(record.data_offset..record.data_offset.saturating_add(record.stored_len))
-                }
+                Found::Record(record) => Some(record.data_offset..record.data_offset.saturating_add(record.stored_len)),
                 Found::Lost { .. } => None,
             };
             unsure(*reason, why, at)
