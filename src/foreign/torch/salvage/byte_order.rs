@@ -59,10 +59,7 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
         }
     }
     let mut may_look = MAX_LOOK;
-    let mut is_torn = names.get("byteorder").is_some();
-    for gap in gaps(&records.found) {
-        // Only in front of the first storage, where it is: unless the pickle comes last, as in programs.
-        is_torn |= is_in_front(records, names, &gap);
+    for gap in unnamed(&records.found, names) {
         let len = gap.end.saturating_sub(gap.start).min(may_look);
         may_look = may_look.saturating_sub(len);
         let mut bytes = vec![0; len_usize(len).unwrap_or_default()];
@@ -80,11 +77,27 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
             }
         }
     }
+    // A record that is lost lay in front of the first storage: unless the pickle comes last, as in programs.
+    let is_torn = names.get("byteorder").is_some() || gaps(&records.found).any(|gap| is_in_front(records, names, &gap));
     Ok(if is_torn { ByteOrder::Unknown } else { ByteOrder::Little })
 }
 
+/// What lies between records that are whole and have names.
+fn unnamed(found: &[Found], names: &Names) -> Vec<Range<u64>> {
+    let is_whole = |one: &&Found| {
+        let mut own = [&one.local_name, &one.entry_name].into_iter().flatten();
+        one.sum == Sum::Right && own.any(|name| names.has(name))
+    };
+    let whole: Vec<&Found> = found.iter().filter(is_whole).collect();
+    let between = whole.windows(2).filter_map(|two| match two {
+        [before, next] => Some(before.data_end()..next.at),
+        _ => None,
+    });
+    between.filter(|gap| gap.start < gap.end).collect()
+}
+
 /// What lies between records and is none.
-pub(super) fn gaps(found: &[Found]) -> impl Iterator<Item = Range<u64>> {
+fn gaps(found: &[Found]) -> impl Iterator<Item = Range<u64>> {
     found.windows(2).filter_map(|two| match two {
         [before, next] if !before.adjoins(next) => Some(before.data_end()..next.at).filter(|gap| !gap.is_empty()),
         _ => None,

@@ -110,6 +110,11 @@ impl Names {
         self.named.get(name).copied()
     }
 
+    /// Whether a whole name is that of a record.
+    pub(super) fn has(&self, name: &str) -> bool {
+        within(&self.root, name).is_some_and(|name| self.named.contains_key(name))
+    }
+
     /// All names that begin so, with their records.
     pub(super) fn beginning<'n>(&'n self, prefix: &'n str) -> impl Iterator<Item = (&'n str, Named)> {
         let from = self.named.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
