@@ -5,14 +5,21 @@
 //! [`Builder`](crate::Builder) copies. The front door (`salvage.rs`) chooses the finder and joins it with writing. The finder for Dolmen files
 //! is here; the one for PyTorch's archives is in `foreign`.
 
+mod bytes;
+mod content;
+mod dolmen;
 mod fill;
+mod frame;
 mod marks;
 mod report;
+mod stored;
+mod walk;
 
 use std::sync::Arc;
 
+pub(crate) use dolmen::find;
 pub use fill::Fill;
-pub use marks::{LOST, MARKS};
+pub use marks::{LOST, MARKS, lost_tensor, marked_tensors};
 pub(crate) use marks::{mark_lost, marks_of, merge};
 pub use report::{
     Damage, Doubt, ExtraOutcome, Guide, Loss, LossReason, Outcome, Part, Rescue, RowsHit, SalvageReport, SalvagedTensor,

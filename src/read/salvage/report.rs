@@ -72,6 +72,9 @@ pub struct SalvagedTensor {
     pub shape: Option<Vec<u64>>,
     /// What became of it.
     pub outcome: Outcome,
+    /// How many further rows were found of a tensor that its writer was in the middle of: nothing vouches for them, and they were not asked
+    /// for.
+    pub further_rows: u64,
 }
 
 /// What became of a tensor.
@@ -173,8 +176,8 @@ pub enum ExtraOutcome {
     Intact,
     /// It is saved, as was asked for, and nothing vouches for it.
     Unverified,
-    /// It is not saved; why, for people to read.
-    Lost(String),
+    /// It is not saved.
+    Lost(Loss),
     /// Whether the file had one is not known.
     Unknown,
 }
@@ -294,6 +297,19 @@ impl ExtraOutcome {
     }
 }
 
+impl ExtraOutcome {
+    /// It is there and cannot be understood.
+    pub(crate) fn broken(why: impl Into<String>) -> ExtraOutcome {
+        ExtraOutcome::Lost(Loss::new(LossReason::DescriptionDamaged, why))
+    }
+
+    /// It would be saved if what nothing vouches for had been asked for.
+    pub(crate) fn not_vouched_for(why: impl Into<String>) -> ExtraOutcome {
+        let loss = Loss::new(LossReason::Unverified, why);
+        ExtraOutcome::Lost(loss.rescued_by(Some(Rescue::new(false, true, None))))
+    }
+}
+
 impl Loss {
     /// A loss that nothing helps against.
     pub(crate) fn new(reason: LossReason, why: impl Into<String>) -> Loss {
@@ -351,7 +367,7 @@ impl RowsHit {
 
 impl SalvagedTensor {
     pub(crate) fn new(name: &str, dtype: Option<DType>, shape: Option<&[u64]>, outcome: Outcome) -> SalvagedTensor {
-        SalvagedTensor { name: name.to_owned(), dtype, shape: shape.map(<[u64]>::to_vec), outcome }
+        SalvagedTensor { name: name.to_owned(), dtype, shape: shape.map(<[u64]>::to_vec), outcome, further_rows: 0 }
     }
 }
 
@@ -416,13 +432,14 @@ impl SalvageReport {
 
     /// Whether nothing is damaged, as far as the file's checksums go: a salvage of it is a copy.
     pub fn is_undamaged(&self) -> bool {
-        self.damage_count == 0 && self.is_complete() && !self.unfinished
+        self.damage_count == 0 && self.is_complete()
     }
 
     /// Whether everything that the file held is known to be saved, and verified. Much can be damaged all the same: what is there twice.
     pub fn is_complete(&self) -> bool {
         let kept = |extra: &ExtraOutcome| matches!(extra, ExtraOutcome::Absent | ExtraOutcome::Intact);
         self.impostor.is_none()
+            && !self.unfinished
             && !self.may_have_more
             && self.intact_count() == self.tensors.len()
             && kept(&self.metadata)

@@ -26,7 +26,7 @@ pub(super) fn find(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions)
         }
         Err(e) => {
             report.damage(Part::Pickle, None, e.reason());
-            report.document = ExtraOutcome::Lost(e.reason());
+            report.document = ExtraOutcome::broken(e.reason());
             report.may_have_more = true;
             return Ok(Finding { guest: GuestIndex::new("torch", "legacy"), report, layout: None });
         }
@@ -61,7 +61,7 @@ pub(super) fn find(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions)
     let mut assembled = Assembled::salvaged("legacy");
     tensors::settle(meant, &mut assembled, &mut report, options)?;
     let mut guest = assembled.finish(&options.limits)?;
-    report.document = if options.unverified { ExtraOutcome::Unverified } else { ExtraOutcome::Lost(WHY.to_owned()) };
+    report.document = if options.unverified { ExtraOutcome::Unverified } else { ExtraOutcome::not_vouched_for(WHY) };
     if !options.unverified {
         drop(guest.take_document());
     }

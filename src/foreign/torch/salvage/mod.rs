@@ -165,11 +165,11 @@ impl Salvage<'_> {
                 report.document = match &read.doubt {
                     None => ExtraOutcome::Intact,
                     Some(_) if self.options.unverified => ExtraOutcome::Unverified,
-                    Some(why) => ExtraOutcome::Lost(why.clone()),
+                    Some(why) => ExtraOutcome::not_vouched_for(why.clone()),
                 };
             }
             Err(e) => {
-                report.document = ExtraOutcome::Lost(e.reason());
+                report.document = ExtraOutcome::broken(e.reason());
                 more_lost(Error::new(e.kind(), e.reason()), &mut report);
                 raw::storages(&self.records.found, &names, self.options, &mut assembled, &mut report)?;
             }
