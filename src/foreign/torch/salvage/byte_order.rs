@@ -77,8 +77,10 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
             }
         }
     }
-    // A record that is lost lay in front of the first storage: unless the pickle comes last, as in programs.
-    let is_torn = names.get("byteorder").is_some() || gaps(&records.found).any(|gap| is_in_front(records, names, &gap));
+    // A record that is lost lay in front of the first storage: unless the pickle comes last, as in programs. Of those the end may be lost.
+    let is_torn = names.get("byteorder").is_some()
+        || gaps(&records.found).any(|gap| is_in_front(records, names, &gap))
+        || (is_program(records, names) && !records.has_directory);
     Ok(if is_torn { ByteOrder::Unknown } else { ByteOrder::Little })
 }
 
@@ -104,9 +106,17 @@ fn gaps(found: &[Found]) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-fn is_in_front(records: &Records, names: &Names, gap: &Range<u64>) -> bool {
-    let is_program = names.get("constants.pkl").is_some();
+fn first_storage(records: &Records, names: &Names) -> u64 {
     let storages = names.beginning("data/").filter_map(|(_, named)| records.found.get(named.number));
-    let first = storages.map(|found| found.at).min().unwrap_or(u64::MAX);
-    is_program || gap.start < first
+    storages.map(|found| found.at).min().unwrap_or(u64::MAX)
+}
+
+/// Whether storages lie in front of the pickle, as in programs of TorchScript.
+fn is_program(records: &Records, names: &Names) -> bool {
+    let pickle = names.get("data.pkl").and_then(|named| records.found.get(named.number));
+    pickle.is_some_and(|pickle| pickle.at > first_storage(records, names))
+}
+
+fn is_in_front(records: &Records, names: &Names, gap: &Range<u64>) -> bool {
+    is_program(records, names) || gap.start < first_storage(records, names)
 }

@@ -22,8 +22,6 @@ const ALIGNMENT: u64 = 64;
 const ZIP64: u64 = 0xFFFF_FFFF;
 /// What may lie between a record's data and the next header: what follows data, in any of its forms.
 pub(super) const MAX_DESCRIPTOR_LEN: u64 = 24;
-/// What a header that is lost may have taken at most.
-const MAX_HEADER_LEN: u64 = 30 + 512 + 96;
 /// How many entries at each end of a directory are asked where the archive begins.
 const ASKED: usize = 4;
 
@@ -36,6 +34,8 @@ pub(super) enum Sum {
     Absent,
     /// It does not agree.
     Wrong,
+    /// Some of its bytes cannot be read.
+    Unreadable,
     /// Where the record ends is not known, or lies beyond the end of the file: then the length that is claimed for it is in the record.
     Open,
 }
@@ -68,11 +68,11 @@ impl Found {
         self.entry_name.is_some()
     }
 
-    /// Whether nothing lies between it and the one behind it.
+    /// Whether nothing lies between it and the one behind it. In front of one whose header is lost there may have been others.
     pub(super) fn adjoins(&self, next: &Found) -> bool {
-        let room = if next.local_name.is_some() || next.is_confirmed() { 0 } else { MAX_HEADER_LEN };
-        self.sum != Sum::Open
-            && next.at.checked_sub(self.data_end()).is_some_and(|gap| gap <= MAX_DESCRIPTOR_LEN.saturating_add(room))
+        let has_header = next.local_name.is_some() || next.is_confirmed();
+        let gap = next.at.checked_sub(self.data_end()).filter(|_| has_header && self.sum != Sum::Open);
+        gap.is_some_and(|gap| gap <= MAX_DESCRIPTOR_LEN)
     }
 }
 
@@ -515,7 +515,7 @@ impl Settled {
             (true, Sum::Right) => 0,
             (true, Sum::Absent | Sum::Wrong) => 1,
             (false, Sum::Right | Sum::Absent | Sum::Wrong) => 2,
-            (_, Sum::Open) => 3,
+            (_, Sum::Open | Sum::Unreadable) => 3,
         };
         for round in 0..4 {
             for mut one in found.extract_if(.., |found| rank(found) == round) {
