@@ -24,6 +24,7 @@ use json::Json;
 
 /// Tensors of more elements have no hash: a file of a few bytes may hold any number of them.
 const MOST_ELEMENTS: u64 = 1_000_000;
+const MOST_BITS: u64 = 1 << 27;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -82,8 +83,9 @@ fn report(path: &std::path::Path, lenient: bool) -> Result<Json> {
 fn describe(tensor: &TensorView<'_>) -> Result<Json> {
     let numbers = |numbers: &[u64]| Json::Array(numbers.iter().map(|&n| Json::Int(n.into())).collect());
     let crc32 = tensor.storage_crc32()?.ok_or_else(|| Error::new(ErrorKind::NotFound, "a storage has no checksum"))?;
+    let bits = tensor.element_count().saturating_mul(tensor.dtype().bits().into());
     let sha256 = match tensor.element_count() {
-        0..=MOST_ELEMENTS => {
+        0..=MOST_ELEMENTS if bits <= MOST_BITS => {
             let mut elements = Vec::new();
             tensor.for_each_run(|run| {
                 elements.extend_from_slice(run);

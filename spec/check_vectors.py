@@ -155,9 +155,13 @@ def wrong_with_the_vectors(manifest):
     """What the files and the manifest must cover. These are no vectors, but they fail the run all the same."""
     with open(os.path.join(HERE, "format.md"), encoding="utf-8") as file:
         rules = re.findall(r"^\| ([A-Z]{3}-[0-9]+) \|", file.read(), re.MULTILINE)
+    schema = Schema("manifest.schema.json")
     for entry in manifest:
-        for problem in Schema("manifest.schema.json").problems([entry]):
+        for problem in schema.problems([entry]):
             yield f"manifest.json, {entry.get('file')}: {problem}"
+        with open(os.path.join(VECTORS, *entry["file"].split("/")), "rb") as file:
+            if hashlib.sha256(file.read()).hexdigest() != entry["file_sha256"]:
+                yield f"{entry['file']}: not the file that the manifest speaks of"
     alone = {entry["rules"][0] for entry in manifest
              if entry["expect"] == "reject" and len(entry["rules"]) == 1 and "breaks" not in entry}
     for rule in rules:
@@ -184,6 +188,11 @@ def main(arguments):
     command = arguments or reader + (["--reader"] if level == "reader" else [])
     with open(os.path.join(VECTORS, "manifest.json"), encoding="utf-8") as file:
         manifest = json.load(file)
+    wrong = list(wrong_with_the_vectors(manifest))
+    for entry in manifest:
+        if "values_in" in entry:
+            with open(os.path.join(VECTORS, *entry["values_in"].split("/")), encoding="utf-8") as file:
+                entry.update(json.load(file))
     schema = Schema("report.schema.json")
 
     def run(entry):
@@ -199,7 +208,6 @@ def main(arguments):
         failed += bool(found)
         for difference in found:
             print(f"{entry['file']}: {difference}")
-    wrong = list(wrong_with_the_vectors(manifest))
     print("\n".join(wrong), end="\n" if wrong else "")
     print(f"{len(manifest) - failed} passed, {failed} failed")
     return 1 if failed or wrong else 0

@@ -377,9 +377,17 @@ def accept(name, about, tensors=(), metadata=None, document=None, **options):
             found |= {"tag:shareable"} if b"\xd8\x1c" in item else set()
         else:
             features_of_value(item, found)
-    MANIFEST.append({"file": save("accept", name, raw), "expect": "accept", "about": about, "features": sorted(found),
-                     "format_version": f"1.{file.header['minor']}", "tensors": entries,
-                     "metadata": to_json(metadata), "has_document": written is not None, "document": value})
+    MANIFEST.append({"file": save("accept", name, raw), "file_sha256": hashlib.sha256(raw).hexdigest(), "expect": "accept",
+                     "about": about, "features": sorted(found),
+                     "format_version": f"1.{file.header['minor']}", "tensors": entries})
+    values = {"metadata": to_json(metadata), "has_document": written is not None, "document": value}
+    if is_deep(values):
+        # In a file of its own, so that any parser of JSON can read the manifest.
+        MANIFEST[-1]["values_in"] = f"deep/{name}.json"
+        with open(os.path.join(HERE, "deep", name + ".json"), "w", encoding="utf-8", newline="\n") as out:
+            out.write(json.dumps(values) + "\n")
+    else:
+        MANIFEST[-1].update(values)
 
 
 # What a file shows that cannot be told from its parts one by one; features_of finds the rest.
@@ -428,6 +436,13 @@ SHOWN = {
     "document-depth-1024-tags": "value:depth-1024-tags",
     "metadata-depth-1024": "metadata:depth-1024",
 }
+
+
+def is_deep(value, left=64):
+    if left == 0:
+        return True
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(is_deep(item, left - 1) for item in inner)
 
 
 def features_of(file, tensors):
@@ -531,7 +546,7 @@ def reject(name, breaks, about, raw, unread=False, kind="reject", **values):
     early = [[rule for rule in step if rule in breaks] for step in STEPS]
     rules = next((step for step in early if step), breaks)
     classes = [FAILURE_CLASS.get(rule, "Malformed") for rule in rules]
-    entry = {"file": save(kind, name, raw), "expect": kind, "about": about}
+    entry = {"file": save(kind, name, raw), "file_sha256": hashlib.sha256(raw).hexdigest(), "expect": kind, "about": about}
     free = rules is breaks and (unread or set(breaks) <= STRICT)
     if kind == "either":
         entry["strict"] = "reject"
@@ -1509,6 +1524,7 @@ def value_vectors():
             ("shareable", Dict(("a", tagged("shareable", 1))), "A shareable in metadata."),
             ("global", Dict(("a", [tagged("global", ["m", "C"])])), "A global in metadata."),
             ("object", Dict(("a", tagged("object", Dict(cls)))), "An object in metadata."),
+            ("object-alone", Dict(("a", tagged("object", Dict(("class", None))))), "An object in metadata, without a global."),
             ("in-tuple", Dict(("a", tagged("tuple", [tagged("shareable", [])]))), "A shareable in a tuple in metadata.")):
         metadata(f"val-5-{label}", "VAL-5", about, value)
     metadata("val-5-shared-ref", "VAL-5", "A shared_ref in metadata.",
@@ -1631,7 +1647,7 @@ def either_vectors():
 
 
 def main():
-    for kind in ("accept", "reject", "either"):
+    for kind in ("accept", "reject", "either", "deep"):
         os.makedirs(os.path.join(HERE, kind), exist_ok=True)
         for name in os.listdir(os.path.join(HERE, kind)):
             os.remove(os.path.join(HERE, kind, name))
