@@ -408,6 +408,7 @@ SHOWN = {
     "views": "packed:view",
     "start-not-0": "storage:longer-than-tensor",
     "views-in-between": "records:order-not-of-names records:view-after-other-storage",
+    "no-padding": "records:no-padding",
     "blocks": "blocks:exact blocks:last-shorter",
     "alignment-65536": "alignment_log2:16-with-data",
     "names": "name:empty name:control name:not-ascii name:not-normalised name:path",
@@ -634,6 +635,9 @@ def accept_vectors():
            "records is not that of the names.",
            [T("z", "u8", [3], b"abc"), T("y", "u8", [2], of="z", start=1), T("x", "u8", [3], b"def"),
             T("a", "u8", [1], of="z"), T("b", "u8", [1], of="x", start=2), T("m", "u8", [65], pattern(65))])
+    accept("no-padding", "Descriptors of exactly 128 bytes and data of exactly 64: no padding anywhere, and the last descriptor ends "
+           "where the index begins.",
+           [T("a" * 52, "u8", [64], pattern(64)), T("b" * 52, "u8", [2], of="a" * 52, start=1)])
     accept("empty-storage", "Storages without bytes: no blocks, CRC 0; the first, one in the middle, and the last.",
            [T("a", "f32", [0]), T("b", "f32", [4], four), T("c", "f32", [0, 3]), T("d", "u8", [1], b"\1"),
             T("e", "i8", [0])])
@@ -1296,6 +1300,10 @@ def storage_vectors():
     f.blocks.pop()
     f.storages[1]["first"] = 0
     reject("sto-3-shared", "STO-3", "Two storages of equal bytes share an element of blocks.", f.seal(), unread=True)
+    f = two()
+    f.blocks.reverse()
+    f.storages[0]["first"], f.storages[1]["first"] = 1, 0
+    reject("sto-3-swapped", "STO-3", "Two storages have each other's place in blocks; number and CRCs are right.", f.seal())
     for value in (TOP - 1, 1 << 62):
         f = one()
         f.storages[0]["first"] = value
@@ -1354,6 +1362,9 @@ def value_vectors():
         ("tag-27", "db 00000000444f4c02 80", "The tag of tuple in nine bytes."),
         ("indefinite-array", "9f ff", "An array of indefinite length."),
         ("indefinite-bytes", "5f 41 00 ff", "A byte string of indefinite length."),
+        ("indefinite-array-long", "9f" + "00" * 300 + "ff", "An array of indefinite length, with more bytes than any head has."),
+        ("indefinite-bytes-long", "5f" + "4100" * 200 + "ff", "A byte string of indefinite length, likewise."),
+        ("info-28-long", "82 1c" + "00" * 300, "Additional information 28, likewise."),
         ("indefinite-text", "7f 61 61 ff", "A text of indefinite length."), ("break", "ff", "A break on its own."),
         ("info-28", "1c", "Additional information 28."), ("info-30", "9e", "Additional information 30, for an array."),
         ("info-7-29", "fd", "Additional information 29, for a simple value."),
