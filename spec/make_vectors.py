@@ -1303,7 +1303,8 @@ def storage_vectors():
     f = two()
     f.blocks.reverse()
     f.storages[0]["first"], f.storages[1]["first"] = 1, 0
-    reject("sto-3-swapped", "STO-3", "Two storages have each other's place in blocks; number and CRCs are right.", f.seal())
+    reject("sto-3-swapped", "STO-3", "Two storages have each other's place in blocks; number and CRCs are right.", f.seal(),
+           unread=True)
     for value in (TOP - 1, 1 << 62):
         f = one()
         f.storages[0]["first"] = value

@@ -24,6 +24,7 @@ RECORD_MAGIC = b"DOLMREC\n"
 U64_END = 1 << 64
 SECTIONS = {1: "names", 2: "dims", 3: "tensors", 4: "storages", 5: "blocks", 6: "metadata", 7: "document"}
 SECTION_FLAGS = {1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 1, 7: 1}
+ELEMENT_SIZES = {2: 8, 3: 40, 4: 32, 5: 4}
 FIRST_PRIVATE_KIND = 0x80000000
 STRIDED, VIEW = 1, 2
 
@@ -130,7 +131,7 @@ def read_sections(data, header):
     check(reserved == 0, "IDX-2", "the reserved field of the section table is not 0", origin + 4)
     cursor = 8 + 16 * section_count
     need(cursor <= len(index), "IDX-2", f"the table of {section_count} sections is longer than the index", origin)
-    sections, last_kind = {}, -1
+    sections, last_kind, placed = {}, -1, True
     for i in range(section_count):
         at = 8 + 16 * i
         kind, flags, section_len = struct.unpack("<IIQ", index[at:at + 16])
@@ -141,19 +142,20 @@ def read_sections(data, header):
         check(kind < FIRST_PRIVATE_KIND or flags & 1, "IDX-4", f"private section {kind:#x} is not ancillary", origin + at)
         known = kind in SECTIONS or kind >= FIRST_PRIVATE_KIND
         check(known or flags & 1, "IDX-5", f"unknown section kind {kind}", origin + at)
+        size = ELEMENT_SIZES.get(kind, 1)
+        placed = check(section_len % size == 0, "IDX-8", f"{SECTIONS.get(kind)} has {section_len} bytes", origin + at + 8) and placed
         end = cursor + section_len
-        need(round_up(end, 8) <= len(index), "IDX-7", f"section kind {kind} ends after the index", origin + at)
+        within = round_up(end, 8) <= len(index)
+        placed = check(within, "IDX-7", f"section kind {kind} ends after the index", origin + at) and placed
         check(not any(index[end:round_up(end, 8)]), "IDX-7", f"padding after section kind {kind} is not 0", origin + end)
         if kind in SECTIONS:
             sections[SECTIONS[kind]] = (index[cursor:end], origin + cursor)
         cursor = round_up(end, 8)
     check(cursor == len(index), "IDX-7", "bytes after the last section", origin + cursor)
     for kind, flags in SECTION_FLAGS.items():
-        need(flags == 1 or SECTIONS[kind] in sections, "IDX-6", f"there is no section {SECTIONS[kind]}", origin)
-    for name, size in (("dims", 8), ("tensors", 40), ("storages", 32), ("blocks", 4)):
-        content, offset = sections[name]
-        need(len(content) % size == 0, "IDX-8", f"{name} has {len(content)} bytes", offset)
-    return sections
+        there = flags == 1 or SECTIONS[kind] in sections
+        placed = check(there, "IDX-6", f"there is no section {SECTIONS[kind]}", origin) and placed
+    return sections if placed else None
 
 
 # Step 8: sections 6.1 and 6.2.
