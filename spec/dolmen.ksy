@@ -163,7 +163,7 @@ types:
         doc: The record introduces no storage.
       - id: unfinished
         type: b1
-        doc: The length is not known yet; never set in a committed file.
+        doc: The record is still being written; never set in a committed file.
       - id: reserved
         type: b5
         doc: Must be 0.

@@ -846,6 +846,12 @@ def header_vectors():
            "length either, but section 11 names HDR-6.)",
            one().seal(file_len=0, index_offset=0, index_len=0, index_crc=0)[:64] + good[64:-64])
     reject("hdr-6-file-len-0", "HDR-6", "Only file_len is 0.", one().seal(file_len=0))
+    f = one()
+    f.written[0].flags, f.written[0].dims = 4, [0, 2]
+    f.written[0].data_len = f.written[0].data_crc32 = 0
+    reject("hdr-6-unfinished", "HDR-6", "A file that was never committed: a provisional header, a descriptor that is not finished, "
+           "some data, and no index.",
+           f.seal(file_len=0, index_offset=0, index_len=0, index_crc=0)[:64] + bytes(f.body()))
     reject("hdr-7-longer", "HDR-7", "64 bytes too many at the end: the trailer once more, so it still equals the header.",
            good + good[:64])
     reject("hdr-7-byte-more", "HDR-7 HDR-12", "One zero byte too many at the end.", good + b"\0")
