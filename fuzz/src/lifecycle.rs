@@ -7,16 +7,19 @@ use dolmen::lifecycle::{
 };
 
 use super::heap;
-use super::open::Outcome;
+use super::open::{self, Outcome};
 
-/// A directory of this thread's own, empty.
+/// A directory of this process and thread, in memory where there is a place for that.
 fn scratch(what: &str) -> PathBuf {
-    let thread = format!("{:?}", std::thread::current().id());
-    let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
-    let path = std::env::temp_dir().join(format!("dolmen-fuzz-{what}-{}-{thread}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&path);
+    let path = open::scratch(what).with_extension("d");
     std::fs::create_dir_all(&path).expect("a place for temporary files");
     path
+}
+
+/// Removes it, with the file in it.
+fn remove(directory: &Path, file: &Path) {
+    let _ = std::fs::remove_file(file);
+    let _ = std::fs::remove_dir(directory);
 }
 
 fn assert_bounded(peak: u64, allowed_each: u64, data: &[u8]) {
@@ -35,7 +38,7 @@ pub fn pipeline_state(data: &[u8]) -> Outcome {
     let path = directory.join(STATE_FILE);
     std::fs::write(&path, data).expect("a place for temporary files");
     let (state, peak) = heap::peak(|| PipelineState::read(&path));
-    let _ = std::fs::remove_dir_all(&directory);
+    remove(&directory, &path);
     // JSON becomes a tree of values.
     assert_bounded(peak, 600, data);
     match state {
@@ -90,6 +93,6 @@ pub fn failed_log(data: &[u8]) -> Outcome {
     assert_eq!(cleared, away.len());
     let end = log.read().expect("the file may be gone");
     assert_eq!((end.entries, end.malformed), (kept, after.malformed), "more was cleared, or less");
-    let _ = std::fs::remove_dir_all(&directory);
+    remove(&directory, log.path());
     if after.malformed == 0 { Outcome::Valid } else { Outcome::Refused("malformed lines") }
 }
