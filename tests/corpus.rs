@@ -18,8 +18,10 @@ const TARGETS: &[(&str, Check, &[&str])] = &[
     ("write_model", fuzz::write_model, &[]),
     ("values", fuzz::values, &[]),
     ("safetensors", fuzz::safetensors, &[]),
+    #[cfg(all(feature = "npy", feature = "torch"))]
+    ("npy", fuzz::npy, &["tests/guests_data"]),
     #[cfg(feature = "torch")]
-    ("torch_zip", fuzz::torch_zip, &[]),
+    ("torch_zip", fuzz::torch_zip, &["tests/torch_data"]),
     #[cfg(feature = "torch")]
     ("torch_pickle", fuzz::torch_pickle, &[]),
     #[cfg(feature = "lifecycle")]
@@ -82,6 +84,13 @@ fn inputs_of_values_pass() {
 #[test]
 fn inputs_of_safetensors_pass() {
     replay("safetensors");
+}
+
+#[cfg(all(feature = "npy", feature = "torch"))]
+#[test]
+fn inputs_of_npy_pass() {
+    let outcomes = replay("npy");
+    assert!(outcomes.get(&Outcome::Valid).is_some_and(|&count| count >= 20), "{outcomes:?}");
 }
 
 #[cfg(feature = "torch")]
@@ -297,6 +306,10 @@ fn make_seeds() {
         let bytes: Vec<u8> = (0..len).map(|_| random.u64() as u8).collect();
         write("write_model", &format!("random-{number:02}"), &bytes);
     }
+    #[cfg(all(feature = "npy", feature = "torch"))]
+    for (name, bytes) in fuzz::npy::seeds() {
+        write("npy", &name, &bytes);
+    }
     #[cfg(feature = "torch")]
     for (target, name, bytes) in fuzz::torch::seeds() {
         write(target, name, &bytes);
@@ -331,5 +344,17 @@ fn make_seeds() {
     ];
     for (name, header, len) in headers {
         write("safetensors", name, &guest(header, &vec![1; len]));
+    }
+}
+
+/// What the inputs of all targets took at most; what is allowed should be several times as much.
+#[test]
+#[ignore = "for people: run it alone, with --test-threads=1"]
+fn measure_work() {
+    for (target, ..) in TARGETS {
+        replay(target);
+    }
+    for (what, worst) in fuzz::work::worst::list() {
+        println!("{what}: {worst:?}");
     }
 }

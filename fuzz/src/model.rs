@@ -35,6 +35,9 @@ struct Model {
 
 /// Elements, or `None` where the format has no such shape.
 fn count(shape: &[u64], bits: u32) -> Option<u128> {
+    if bits == 0 {
+        return None;
+    }
     let nonzero = shape.iter().try_fold(u128::from(bits), |product, &dim| product.checked_mul(dim.max(1).into()))?;
     if nonzero > u64::MAX.into() {
         return None;

@@ -629,6 +629,14 @@ fn map(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize, 
     }
 }
 
+/// A value of a document or of metadata, most often one that the format has.
+pub fn made_value(random: &mut Random, names: &[&str], document: bool) -> Vec<u8> {
+    let names: Vec<Vec<u8>> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let mut out = Vec::new();
+    value(&mut out, random, &names, 0, document);
+    out
+}
+
 /// Appends a value, most often one that the format has; half of the tags hold what they should.
 fn value(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize, document: bool) {
     let most = match (depth > 4, document) {
