@@ -4,6 +4,11 @@
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
+mod common;
+
+#[path = "../fuzz/differential.rs"]
+mod differential;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -263,15 +268,9 @@ fn count_outcomes() {
     let target = std::env::var("DOLMEN_TARGET").expect("DOLMEN_TARGET is set");
     let (_, check, _) = TARGETS.iter().find(|(name, ..)| *name == target).expect("a target");
     let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
-    let list = std::env::var_os("DOLMEN_VERDICTS");
-    let mut lines = String::new();
     for path in files(&root().join(folder)) {
         let outcome = check(&std::fs::read(&path).unwrap());
         *outcomes.entry(outcome).or_default() += 1;
-        lines += &format!("{}\t{outcome:?}\n", path.display());
-    }
-    if let Some(list) = list {
-        std::fs::write(list, lines).unwrap();
     }
     outcomes.iter().for_each(|(outcome, count)| println!("{count:8} {outcome:?}"));
 }
@@ -305,6 +304,10 @@ fn make_seeds() {
     for (number, len) in [8, 20, 40, 80, 160, 300, 600, 900, 1200, 2000, 3000, 4000].into_iter().enumerate() {
         let bytes: Vec<u8> = (0..len).map(|_| random.u64() as u8).collect();
         write("write_model", &format!("random-{number:02}"), &bytes);
+    }
+    #[cfg(all(feature = "feature", feature = "torch"))]
+    for (name, bytes) in fuzz::table::seeds() {
+        write("feature_table", name, &bytes);
     }
     #[cfg(all(feature = "npy", feature = "torch"))]
     for (name, bytes) in fuzz::npy::seeds() {

@@ -168,6 +168,19 @@ pub fn look_at(document: &Value) {
     }
     let scan = torch::scan_document(document);
     assert!(scan.dangerous().all(|global| !global.path().is_empty()));
+    for value in document.descendants().take(200) {
+        match value {
+            Value::BigInt(big) => {
+                let bytes = big.to_le_bytes();
+                assert_eq!(&Value::integer_from_le_bytes(&bytes), value);
+                assert_eq!(big.to_u64().is_some(), !big.is_negative() && big.magnitude().len() <= 8);
+            }
+            Value::Int(number) => assert_eq!(&Value::integer(*number < 0, &number.unsigned_abs().to_be_bytes()), value),
+            _ => {}
+        }
+        let _ = (value.as_bool(), value.as_i64(), value.as_u64(), value.as_f64(), value.as_str(), value.as_bytes());
+        let _ = (value.as_slice().is_some(), value.as_dict().map(|dict| dict.get("w")), value.as_tensor());
+    }
     for key in ["", "w", "a"] {
         let _ = document.get(key);
     }

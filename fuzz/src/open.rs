@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use dolmen::half::{bf16, f16};
 use dolmen::{
-    Builder, Checkpoint, DType, Element, Error, ErrorKind, OpenOptions, Report, TensorView, VerifyOptions,
+    Builder, Checkpoint, DType, Element, Error, ErrorKind, Limits, OpenOptions, Report, TensorView, VerifyOptions,
     verify_source,
 };
 
@@ -139,12 +139,46 @@ pub fn opened(data: &[u8]) -> dolmen::Result<Checkpoint> {
         let structure = OpenOptions::new().open_structure(&counted);
         counted.check(what, 4, 16);
         match (&opened, &structure) {
-            (Ok(opened), Ok(structure)) => assert_eq!(opened.len(), structure.len()),
+            (Ok(opened), Ok(structure)) => {
+                assert_eq!(opened.len(), structure.len());
+                let there = structure.verify_in(&counted, &options()).expect("memory can be read");
+                let here = opened.verify_with(&options()).expect("memory can be read");
+                assert_eq!((there.problem_count, &there.damaged), (here.problem_count, &here.damaged));
+                let absent = structure.tensors().flatten().find(|tensor| tensor.byte_len() > 0 && tensor.is_in_place());
+                assert!(absent.is_none_or(|tensor| tensor.bytes().is_err()), "data that was only lent is touched");
+            }
             (Err(one), Err(other)) => assert_eq!(rule_of(one), rule_of(other)),
             (opened, structure) => panic!("from_bytes says {opened:?}, open_structure {structure:?}"),
         }
     }
+    if let (Ok(opened), true) = (&opened, is_chosen(data, 8)) {
+        limited(data, opened);
+    }
     opened
+}
+
+/// A file is taken within limits that it keeps, and refused for those that it does not.
+fn limited(data: &[u8], opened: &Checkpoint) {
+    let mut limits = Limits::NONE;
+    limits.max_file_len = data.len() as u64;
+    limits.max_tensors = opened.len() as u64;
+    assert!(OpenOptions::new().limits(limits).from_bytes(data).is_ok());
+    let refused = |limits: Limits| {
+        let opened = OpenOptions::new().limits(limits).threads(3).from_bytes(data);
+        match opened.and_then(|opened| opened.metadata().and(opened.document()).map(drop)) {
+            Err(e) => e.kind() == ErrorKind::Limit,
+            Ok(()) => false,
+        }
+    };
+    limits.max_file_len = (data.len() as u64).saturating_sub(1);
+    assert!(refused(limits));
+    limits.max_file_len = u64::MAX;
+    limits.max_tensors = (opened.len() as u64).saturating_sub(1);
+    assert_eq!(refused(limits), opened.len() > 0);
+    limits.max_tensors = u64::MAX;
+    limits.max_index_len = 7;
+    limits.max_value_len = 7;
+    let _ = refused(limits);
 }
 
 /// Verifies an open file, in a time linear in its length and in what it inflates to.
@@ -183,6 +217,7 @@ pub fn touch(checkpoint: &Checkpoint) -> Option<String> {
     let mut faults = Faults(None);
     let header = checkpoint.header();
     let _ = (header.minor(), header.file_len(), header.index_offset(), header.index_len(), checkpoint.format_version());
+    let _ = (header.alignment(), header.block_len(), checkpoint.limits(), checkpoint.path().is_none());
     assert_eq!(checkpoint.len(), checkpoint.tensors().len());
     assert_eq!(checkpoint.is_empty(), checkpoint.tensors().next().is_none());
     faults.take("index", checkpoint.check_index());
@@ -350,6 +385,7 @@ fn touch_rows(tensor: &TensorView<'_>, faults: &mut Faults) {
             continue;
         };
         assert_eq!(rows.range(), range);
+        assert_eq!(rows.tensor().name(), tensor.name());
         if let Some(bytes) = faults.take("rows", rows.bytes()) {
             assert_eq!(bytes.len() as u64, (range.end - range.start) * rows.row_byte_len());
         }
@@ -430,12 +466,20 @@ pub fn assert_same(one: &Checkpoint, other: &Checkpoint) {
 pub fn other_ways(data: &[u8], outcome: Outcome) {
     let path = scratch("open");
     std::fs::write(&path, data).expect("the scratch directory can be written");
+    let here = Checkpoint::from_bytes(data);
     // SAFETY: nobody else writes to the file.
     let mapped = unsafe { Checkpoint::map(&path) };
     let on_demand = Checkpoint::open_on_demand(&path);
+    let direct = OpenOptions::new().direct(true).threads(2).open_on_demand(&path);
+    // Not every file system has direct reads.
+    let direct = if direct.as_ref().is_err_and(|e| e.kind() == ErrorKind::Io) { None } else { Some(direct) };
     let whole = Checkpoint::open(&path);
-    let here = Checkpoint::from_bytes(data);
-    for (way, other) in [("map", &mapped), ("open_on_demand", &on_demand)] {
+    if let (Ok(here), Ok(mapped)) = (&here, &mapped) {
+        assert_eq!(here.check_data().is_ok(), mapped.check_data().is_ok());
+        assert_eq!(here.check_records().is_ok(), mapped.check_records().is_ok());
+    }
+    let ways = [("map", Some(&mapped)), ("open_on_demand", Some(&on_demand)), ("direct", direct.as_ref())];
+    for (way, other) in ways.into_iter().filter_map(|(way, other)| Some((way, other?))) {
         match (&here, other) {
             (Ok(here), Ok(other)) => {
                 assert_eq!(touch(here).is_none(), touch(other).is_none(), "{way} and from_bytes differ");
@@ -474,7 +518,7 @@ pub fn other_ways(data: &[u8], outcome: Outcome) {
         }
         (Err(e), Ok(_)) => panic!("open takes what from_bytes does not: {e}"),
     }
-    drop((mapped, on_demand));
+    drop((mapped, on_demand, direct));
     std::fs::remove_file(&path).expect("it was written");
 }
 
