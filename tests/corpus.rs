@@ -343,10 +343,64 @@ fn make_seeds() {
         ),
         ("hole", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#, 2),
         ("escape", r#"{"\u0061\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 1),
+        ("header-cut-off", r#"{"a":{"dtype":"U8""#, 0),
+        ("bytes-left-over", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 3),
+        ("data-cut-off", r#"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#, 1),
+        (
+            "overlap",
+            r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#,
+            3,
+        ),
+        ("backwards", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}}"#, 1),
+        ("half-a-byte", r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}}"#, 1),
+        ("other-length", r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,4]}}"#, 4),
+        ("unknown-dtype", r#"{"a":{"dtype":"F7","shape":[1],"data_offsets":[0,1]}}"#, 1),
+        ("unknown-field", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":{"y":[1,null]}}}"#, 1),
+        ("field-twice", r#"{"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 1),
+        ("field-missing", r#"{"a":{"dtype":"U8","shape":[1]}}"#, 0),
+        ("three-offsets", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1,2]}}"#, 1),
+        ("one-offset", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0]}}"#, 1),
+        ("metadata-twice", r#"{"__metadata__":{},"__metadata__":{}}"#, 0),
+        ("metadata-key-twice", r#"{"__metadata__":{"a":"1","a":"1"}}"#, 0),
+        ("metadata-number", r#"{"__metadata__":{"a":1}}"#, 0),
+        ("number-with-zero", r#"{"a":{"dtype":"U8","shape":[01],"data_offsets":[0,1]}}"#, 1),
+        ("number-with-fraction", r#"{"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}}"#, 1),
+        ("number-negative", r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}"#, 1),
+        ("control-character", "{\"a\u{1}\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
+        ("text-without-end", "{\"a", 0),
+        ("all-escapes", r#"{"__metadata__":{"\"\\\/\b\f\n\r\t\u00e9\ud83d\uddff":""}}"#, 0),
+        ("half-a-surrogate", r#"{"__metadata__":{"\ud83d":""}}"#, 0),
+        ("no-such-escape", r#"{"__metadata__":{"\x":""}}"#, 0),
+        ("after-its-end", r#"{} x"#, 0),
         ("overflow", r#"{"a":{"dtype":"U8","shape":[9223372036854775807,4],"data_offsets":[0,1]}}"#, 1),
     ];
     for (name, header, len) in headers {
         write("safetensors", name, &guest(header, &vec![1; len]));
+    }
+    let many = vec!["1"; 256].join(",");
+    let header = format!(r#"{{"a":{{"dtype":"U8","shape":[{many}],"data_offsets":[0,1]}}}}"#);
+    write("safetensors", "rank-256", &guest(&header, &[1]));
+    write("safetensors", "not-utf-8", &guest("{\"a", b"\xFF\":{}}"));
+    write("safetensors", "longer-than-the-file", &[&[9, 0, 0, 0, 0, 0, 0, 0][..], b"{}"].concat());
+    // What people take for checkpoints.
+    let others: [(&str, &[u8]); 14] = [
+        ("html", b"<!DOCTYPE html><html>"),
+        ("xml", b"<?xml version=\"1.0\"?><Error>"),
+        ("lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
+        ("gguf", b"GGUF\x03\0\0\0"),
+        ("hdf5", b"\x89HDF\r\n\x1a\n"),
+        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0"),
+        ("zstandard", b"\x28\xb5\x2f\xfd\0\0\0\0"),
+        ("json", b"{\"a\": 1}"),
+        ("json-list", b"[{\"a\": 1}]"),
+        ("flatbuffer", b"\x18\0\0\0PTMF\0\0\0\0"),
+        ("pickle", b"\x80\x02N."),
+        ("zip", b"PK\x03\x04"),
+        ("rar", b"Rar!\x1a\x07"),
+        ("zeros", &[0; 64]),
+    ];
+    for (name, start) in others {
+        write("open_bytes", name, start);
     }
 }
 

@@ -3,7 +3,10 @@
 use std::io::Cursor;
 
 use dolmen::foreign::{ConvertOptions, Held, Notes, convert, npy, npz, safetensors, torch};
-use dolmen::{Builder, Checkpoint, DType, Durability, Error, ErrorKind, Result, SaveOptions, TensorView, Value};
+use dolmen::{
+    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, Limits, Result, SaveOptions, TensorView,
+    Value,
+};
 
 use super::open;
 
@@ -18,6 +21,7 @@ pub fn exports(checkpoint: &Checkpoint, data: &[u8]) {
     if len > WRITTEN {
         return;
     }
+    let _ = (format!("{checkpoint:?}"), checkpoint.tensors().flatten().filter_map(|t| t.storage_form()).count());
     to_safetensors(checkpoint);
     to_numpy(checkpoint);
     to_torch(checkpoint);
@@ -198,6 +202,7 @@ pub fn look_at(document: &Value) {
     let described = |name: &str| (name.len() % 2 == 0).then(|| format!("tensor {name}"));
     let tree = document.tree(Default::default()).describe(&described).to_string();
     assert!(!tree.contains('\u{1b}'));
+    let _ = format!("{:?}", document.tree(Default::default()));
 }
 
 /// By path, validated before it appears, each format has the same bytes as in memory.
@@ -208,7 +213,8 @@ fn by_path(checkpoint: &Checkpoint, data: &[u8]) {
     for extension in ["dolmen", "safetensors", "npy", "npz", "pt", "none"] {
         let output = open::scratch("converted").with_extension(extension);
         let validate = data.len() % 2 == 0;
-        let options = ConvertOptions::new().save(save.clone()).validate(validate);
+        let options = ConvertOptions::default().save(save.clone()).validate(validate).limits(Limits::NONE);
+        let options = options.file(FileOptions::new()).torch(torch::ExportOptions::new());
         let notes = match convert(&input, &output, &options) {
             Ok(notes) => notes,
             Err(e) => {
@@ -231,6 +237,10 @@ fn by_path(checkpoint: &Checkpoint, data: &[u8]) {
         };
         again.unwrap_or_else(|e| panic!("to {extension} in memory, but not to a file: {e}"));
         assert!(here.into_inner() == bytes, "{extension} in memory and in a file differ");
+    }
+    if checkpoint.format() == "torch" {
+        let globals = torch::globals(&input);
+        assert!(globals.is_ok_and(|globals| globals.iter().all(|global| !global.path().is_empty())));
     }
     std::fs::remove_file(&input).expect("it was written");
 }

@@ -336,6 +336,69 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         ("empty", array("<f8", "True", "(0, 7)", &[])),
         ("void", array("|V3", "False", "(1,)", b"abc")),
     ];
+    let header = |text: &str| Array { version: 1, text: text.as_bytes().to_vec(), data: vec![0; 4] }.build();
+    let dims = "1,".repeat(256);
+    let wrong = [
+        ("key-unknown", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'x': 1}")),
+        ("key-twice", header("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}")),
+        ("key-missing", header("{'descr': '<f4', 'fortran_order': False}")),
+        ("no-dict", header("[]")),
+        ("no-end", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)")),
+        ("no-comma", header("{'descr': '<f4' 'fortran_order': False, 'shape': (1,)}")),
+        ("no-comma-at-the-end", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}")),
+        ("after-its-end", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x")),
+        ("text-without-end", header("{'descr")),
+        ("text-with-escape", header("{'descr': '<f\\x34', 'fortran_order': False, 'shape': (1,)}")),
+        ("text-missing", header("{1: '<f4', 'fortran_order': False, 'shape': (1,)}")),
+        ("truth-missing", header("{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}")),
+        ("number-missing", header("{'descr': '<f4', 'fortran_order': False, 'shape': (x,)}")),
+        ("number-long", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1L,)}")),
+        ("one-without-comma", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1)}")),
+        ("rank-256", header(&format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({dims})}}"))),
+        ("overflow", header("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}")),
+        ("bool-of-two", array("|b1", "False", "(1,)", &[2])),
+        ("data-too-short", array("<f4", "False", "(7,)", &[0; 4])),
+        ("version-9", [MAGIC, b"\x09\0\x02\0{}"].concat()),
+        ("version-2-long", [MAGIC, b"\x02\0\xFF\xFF\xFF\x7F{}"].concat()),
+        ("cut-off", [MAGIC, b"\x01\0\x40\0{'descr'"].concat()),
+        ("cut-off-in-the-version", MAGIC.to_vec()),
+    ];
+    seeds.extend(wrong.into_iter().map(|(name, array)| (name.to_owned(), array)));
+    let sound = array("<f4", "False", "(1,)", &[0; 4]);
+    let changed = |change: &dyn Fn(&mut Entry)| {
+        let mut entry = Entry::deflated("a.npy", &sound);
+        change(&mut entry);
+        Zip::new(vec![entry, Entry::new("folder/", b""), Entry::new("b.npy", &sound)]).build()
+    };
+    let both = |change: fn(&mut super::torch::build::Header)| {
+        changed(&move |entry: &mut Entry| *entry = entry.clone().both(change))
+    };
+    let twice = Zip::new(vec![Entry::new("a.npy", &sound), Entry::new("a.npy", &sound)]).build();
+    let mut overlapping = Zip::new(vec![Entry::new("a.npy", &sound), Entry::new("b.npy", &sound)]);
+    overlapping.entries[1].header_offset = Some(20);
+    let archives = [
+        ("archive-of-a-name-twice", twice),
+        ("archive-that-overlaps", overlapping.build()),
+        ("archive-encrypted", both(|header| header.flags |= 1)),
+        ("archive-of-another-method", both(|header| header.method = 12)),
+        ("archive-claims-too-much", both(|header| header.len = 0x7FFF_FFFF)),
+        ("archive-of-another-length", both(|header| header.len += 1)),
+        ("archive-of-another-crc", both(|header| header.crc32 ^= 1)),
+        (
+            "archive-that-does-not-inflate",
+            changed(&|entry: &mut Entry| entry.stored.iter_mut().skip(9).for_each(|byte| *byte ^= 0xFF)),
+        ),
+        (
+            "archive-that-inflates-in-part",
+            changed(&|entry: &mut Entry| {
+                let len = entry.stored.len();
+                entry.stored[len - 3..].fill(0)
+            }),
+        ),
+        ("archive-cut-off", changed(&|_| {})[..100].to_vec()),
+        ("archive-of-torch", Zip::new(vec![Entry::new("a.npy", &sound), Entry::new("x/data.pkl", b"N.")]).build()),
+    ];
+    seeds.extend(archives.into_iter().map(|(name, array)| (name.to_owned(), array)));
     let entries = some.iter().enumerate().map(|(number, (name, array))| {
         let name = format!("{name}.npy");
         if number % 2 == 0 { Entry::new(&name, array) } else { Entry::deflated(&name, array) }

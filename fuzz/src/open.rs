@@ -486,8 +486,14 @@ pub fn other_ways(data: &[u8], outcome: Outcome) {
                 let report = other.verify_with(&options()).expect("the file can be read");
                 assert_eq!(check_report(&report), outcome, "{way}");
                 // Several threads find the same, in the same order.
+                let checked = std::sync::atomic::AtomicU64::new(0);
+                let progress = |bytes: u64| {
+                    checked.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+                };
                 let mut several = VerifyOptions::default();
                 several.threads = 3;
+                several.progress = Some(&progress);
+                assert!(format!("{several:?}").contains("threads: 3"));
                 let again = other.verify_with(&several).expect("the file can be read");
                 assert_eq!(
                     again.problems.iter().map(rule_of).collect::<Vec<_>>(),

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use dolmen::feature::{Host, JoinOptions, Layout, Loader, LoaderOptions, OnDamage, Order, Table, Which};
+use dolmen::feature::{
+    Host, JoinOptions, Layout, LoadOptions, Loader, LoaderOptions, OnDamage, Order, PageCache, Table, Which,
+    load_to_device,
+};
 use dolmen::format::value::Dict;
 use dolmen::{Builder, Checkpoint, DType, Error, ErrorKind, FileOptions, OpenOptions, Result, TensorData, Value};
 
@@ -57,6 +60,21 @@ fn other_ways(data: &[u8], outcome: Outcome) {
             Err(e) => Outcome::Opened(expected(&e)),
         };
         assert_eq!(found, outcome, "{way}");
+    }
+    let loaded = |checkpoint: &Checkpoint| load_to_device(checkpoint, Host, &LoadOptions::new().threads(2));
+    let there = options.open_on_demand(&path).expect("it was opened before");
+    let here = Checkpoint::from_bytes(data).expect("it was opened before");
+    match (loaded(&here), loaded(&there)) {
+        (Ok(one), Ok(other)) => {
+            assert_eq!(one.len(), here.len());
+            for (tensor, (one, other)) in here.tensors().zip(one.tensors().zip(other.tensors())) {
+                let tensor = tensor.expect("it was copied");
+                assert_eq!(one.as_bytes(), tensor.bytes_unverified().expect("it was copied"));
+                assert_eq!((one.name(), one.as_bytes()), (other.name(), other.as_bytes()));
+            }
+        }
+        (Err(one), Err(other)) => assert_eq!(one.kind(), other.kind()),
+        (one, other) => panic!("loaded from memory: {:?}, from a file: {:?}", one.map(drop), other.map(drop)),
     }
     std::fs::remove_file(&path).expect("it was written");
 }
@@ -161,14 +179,19 @@ fn check(table: &Table, threads: u32) -> Result<()> {
     }
     let all = usize::try_from(rows).ok().and_then(|rows| rows.checked_mul(row_len.max(1)));
     if all.is_some_and(|all| all <= COPIED) {
-        let options = LoaderOptions::new().threads(threads).batch_len(7).on_damage(OnDamage::SkipRows);
-        let loader = Loader::new(table, Host, options)?;
-        let mut seen = 0;
-        for batch in loader.epoch(Order::shuffled(rows))? {
-            let batch = batch?;
-            seen += batch.len() as u64 + batch.skipped().len() as u64;
+        let orders = [Order::shuffled(rows), Order::sequential(), Order::block_shuffled(rows, 5, 2)];
+        let orders = if threads == 0 { &orders[..1] } else { &orders };
+        for &order in orders {
+            let options = LoaderOptions::new().threads(threads).batch_len(7).on_damage(OnDamage::SkipRows);
+            let options = if threads == 0 { options } else { options.page_cache(PageCache::Spare).copied(true) };
+            let loader = Loader::new(table, Host, options)?;
+            let mut seen = 0;
+            for batch in loader.epoch(order)? {
+                let batch = batch?;
+                seen += batch.len() as u64 + batch.skipped().len() as u64;
+            }
+            assert_eq!(seen, rows);
         }
-        assert_eq!(seen, rows);
     }
     Ok(())
 }
