@@ -159,6 +159,20 @@ fn mutations_of_archives_get_past_the_checksums() {
 }
 
 #[test]
+fn operations_at_random_agree_with_the_model() {
+    let count = std::env::var("DOLMEN_RANDOM").map_or(1500, |count| count.parse().expect("a number"));
+    let mut random = fuzz::dice::Random(3);
+    let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
+    for _ in 0..count {
+        let len = 4 + random.below(200);
+        let input: Vec<u8> = (0..len).map(|_| random.u64() as u8).collect();
+        *outcomes.entry(fuzz::write_model(&input)).or_default() += 1;
+    }
+    println!("{outcomes:?}");
+    assert!(outcomes.len() == 3, "of some kind there is none: {outcomes:?}");
+}
+
+#[test]
 fn every_valid_vector_is_laid_out_again_byte_for_byte() {
     let mut same = 0;
     for path in files(&root().join("spec/vectors/accept")) {

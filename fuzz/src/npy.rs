@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
-use dolmen::foreign::{npy, npz};
-use dolmen::{Builder, Checkpoint, Error, ErrorKind, Value};
+use dolmen::foreign::{ConvertOptions, convert, npy, npz};
+use dolmen::{Builder, Checkpoint, Durability, Error, ErrorKind, SaveOptions, Value};
 
 use super::dice::Random;
 use super::open::{self, FIXED, GUEST, Outcome};
@@ -16,9 +16,33 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 pub fn npy(data: &[u8]) -> Outcome {
     let path = open::scratch("npy").with_extension(if data.starts_with(b"PK") { "npz" } else { "npy" });
     std::fs::write(&path, data).expect("the scratch directory can be written");
+    if open::is_chosen(data, 16) {
+        converted(&path);
+    }
     let outcome = if data.starts_with(MAGIC) { array(data, &path) } else { archive(data, &path) };
     std::fs::remove_file(&path).expect("it was written");
     outcome
+}
+
+/// Converted by path, it becomes what it becomes when it is imported: a valid file, or nothing at all.
+fn converted(path: &std::path::Path) {
+    for extension in ["dolmen", "safetensors", "npz", "npy", "pt"] {
+        let output = open::scratch("npy-converted").with_extension(extension);
+        let save = SaveOptions::new().durability(Durability::None);
+        match convert(path, &output, &ConvertOptions::new().save(save).validate(true)) {
+            Ok(notes) => {
+                let _ = notes.len();
+                if extension == "dolmen" {
+                    check_valid(&Checkpoint::open(&output).expect("it was validated"));
+                }
+                std::fs::remove_file(&output).expect("it was written");
+            }
+            Err(e) => {
+                refused_kind(&e);
+                assert!(!output.exists(), "{extension} is there, and was not written");
+            }
+        }
+    }
 }
 
 fn array(data: &[u8], path: &std::path::Path) -> Outcome {

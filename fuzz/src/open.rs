@@ -133,6 +133,9 @@ pub fn opened(data: &[u8]) -> dolmen::Result<Checkpoint> {
         true => ("opening", LINEAR),
         false => ("opening another format", GUEST),
     };
+    if let Some(kind) = dolmen::foreign::recognise(&data[..data.len().min(512)]) {
+        assert_eq!(kind.to_string(), kind.name());
+    }
     let opened = work::bounded(what, allowance, data.len() as u64, || Checkpoint::from_bytes(data));
     if is_chosen(data, 8) {
         let counted = Counted::new(data);
