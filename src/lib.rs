@@ -77,6 +77,7 @@ pub mod format;
 pub mod lifecycle;
 mod open;
 pub mod read;
+pub mod salvage;
 pub mod source;
 pub mod write;
 
@@ -92,6 +93,7 @@ pub use format::limits::Limits;
 pub use format::value::Value;
 pub use open::OpenOptions;
 pub use read::{Checkpoint, GuestIndex, Report, Rows, TensorView, VerifyOptions, verify_source};
+pub use salvage::{Fill, SalvageOptions, SalvageReport, Salvaged};
 pub use source::ReadAt;
 pub use write::{Builder, FileOptions, IntoShape, IntoTensor, Plan, StorageId, TensorData, View};
 #[cfg(feature = "fs")]

@@ -139,6 +139,15 @@ pub fn convert(input: impl AsRef<Path>, output: impl AsRef<Path>, options: &Conv
     Ok(notes)
 }
 
+/// Saves a checkpoint in the format that the output's extension names.
+///
+/// # Errors
+/// As [`convert`], but for opening the input.
+pub(crate) fn save_as(checkpoint: &Checkpoint, output: &Path, options: &ConvertOptions) -> Result<Notes> {
+    let target = Target::of(output).map_err(|e| e.with_path(output))?;
+    target.save(checkpoint, output, options)
+}
+
 /// Adds the input to a builder, if it is of a format that is not opened in place. Gives whether it is.
 fn import(input: &Path, builder: &mut Builder<'_>, notes: &mut Notes, options: &ConvertOptions) -> Result<bool> {
     let (file, len) = crate::source::file::open_regular(input)?;

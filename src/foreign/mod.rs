@@ -42,6 +42,8 @@ pub mod safetensors;
 pub mod torch;
 
 #[cfg(feature = "fs")]
+pub(crate) use convert::save_as;
+#[cfg(feature = "fs")]
 pub use convert::{ConvertOptions, convert};
 pub use held::Held;
 pub use notes::Notes;

@@ -321,6 +321,11 @@ impl<'a> Index<'a> {
         }
     }
 
+    /// The header of its file.
+    pub(crate) fn header(&self) -> &'a Header {
+        self.header
+    }
+
     /// How many tensors there are.
     pub(crate) fn tensor_count(&self) -> usize {
         self.tensors.len()

@@ -27,6 +27,7 @@ mod load;
 mod open;
 mod parallel;
 mod records;
+pub(crate) mod salvage;
 mod span;
 mod tensor;
 mod touched;

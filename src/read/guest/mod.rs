@@ -226,6 +226,29 @@ impl GuestIndex {
     pub fn document(&mut self, document: Value) {
         self.extras.document = Some(document);
     }
+
+    /// Takes the document out again.
+    pub(crate) fn take_document(&mut self) -> Option<Value> {
+        self.extras.document.take()
+    }
+
+    /// What was set besides tensors.
+    pub(crate) fn extras(&self) -> &Extras {
+        &self.extras
+    }
+
+    /// Carries along an ancillary section that this version gives no meaning to.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the kind has a meaning, or was given before.
+    pub(crate) fn section(&mut self, kind: u32, bytes: Vec<u8>) -> Result<()> {
+        self.extras.section(kind, bytes)
+    }
+
+    /// Whether a tensor of that name was added.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.catalog.tensors.contains_key(name)
+    }
 }
 
 impl Checkpoint {
