@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 # shellcheck disable=SC2034
-read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values safetensors npy torch_zip torch_pickle pipeline_state failed_log feature_table}"
+read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values salvage safetensors npy torch_zip torch_pickle pipeline_state failed_log feature_table}"
 
 # The folders of inputs, the first of which new ones are put into.
 folders_of() {
@@ -19,6 +19,6 @@ folders_of() {
 # The libFuzzer options are the same for all, so that a find is the same find for everyone.
 options_of() {
     local options=(-max_len=16384 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -close_fd_mask=1)
-    case $1 in values | open_bytes) options+=(-dict=dolmen.dict) ;; torch_* | feature_table | npy) options+=(-dict=torch.dict) ;; esac
+    case $1 in values | open_bytes | salvage) options+=(-dict=dolmen.dict) ;; torch_* | feature_table | npy) options+=(-dict=torch.dict) ;; esac
     echo "${options[*]}"
 }

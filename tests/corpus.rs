@@ -22,6 +22,7 @@ const TARGETS: &[(&str, Check, &[&str])] = &[
     ("open_resealed", fuzz::open_resealed, &["spec/vectors/accept", "spec/vectors/reject"]),
     ("write_model", fuzz::write_model, &[]),
     ("values", fuzz::values, &[]),
+    ("salvage", fuzz::salvage, &[]),
     ("safetensors", fuzz::safetensors, &[]),
     #[cfg(all(feature = "npy", feature = "torch"))]
     ("npy", fuzz::npy, &["tests/guests_data"]),
@@ -84,6 +85,13 @@ fn inputs_of_write_model_pass() {
 #[test]
 fn inputs_of_values_pass() {
     replay("values");
+}
+
+#[test]
+fn inputs_of_salvage_pass() {
+    let outcomes = replay("salvage");
+    let of = |outcome| outcomes.get(&outcome).copied().unwrap_or(0);
+    assert!(of(Outcome::Valid) >= 1 && of(Outcome::Opened("index")) >= 10 && of(Outcome::Opened("records")) >= 5, "{outcomes:?}");
 }
 
 #[test]
@@ -156,6 +164,77 @@ fn mutations_of_archives_get_past_the_checksums() {
     println!("{outcomes:?}");
     let valid = outcomes.get(&Outcome::Valid).copied().unwrap_or(0);
     assert!((1000..3900).contains(&valid), "{valid} of 4000 mutations are valid files");
+}
+
+type Mutator = fn(&mut [u8], usize, usize, u32, &mut seal::Mutate<'_>) -> usize;
+
+/// Targets, their mutators, and how many of a hundred mutations must be valid at least.
+const MUTATORS: &[(&str, Mutator, usize)] = &[
+    ("open_resealed", seal::mutate, 10),
+    ("values", fuzz::values::mutate, 10),
+    ("salvage", fuzz::salvage::mutate, 1),
+    ("safetensors", fuzz::guest::mutate, 10),
+    #[cfg(all(feature = "npy", feature = "torch"))]
+    ("npy", fuzz::npy::mutate, 10),
+    #[cfg(feature = "torch")]
+    ("torch_zip", fuzz::torch::mutate, 10),
+    #[cfg(feature = "torch")]
+    ("torch_pickle", fuzz::torch::mutate_pickle, 10),
+    #[cfg(feature = "lifecycle")]
+    ("pipeline_state", fuzz::lifecycle::mutate_state, 10),
+    #[cfg(feature = "lifecycle")]
+    ("failed_log", fuzz::lifecycle::mutate_log, 10),
+    #[cfg(all(feature = "feature", feature = "torch"))]
+    ("feature_table", fuzz::table::mutate, 2),
+];
+
+/// Each mutator makes inputs that get far, and such as do not; and every target holds against them. DOLMEN_RANDOM says how many.
+#[test]
+fn mutators_make_what_is_valid_and_what_is_not() {
+    let count = std::env::var("DOLMEN_RANDOM").map_or(300, |count| count.parse().expect("a number"));
+    let only = std::env::var("DOLMEN_TARGET").ok();
+    for (target, mutate, least) in MUTATORS {
+        if only.as_ref().is_some_and(|only| only != target) {
+            continue;
+        }
+        let (_, check, others) = TARGETS.iter().find(|(name, ..)| name == target).unwrap();
+        let own = format!("fuzz/seeds/{target}");
+        let folders = std::iter::once(own.as_str()).chain(others.iter().copied());
+        let seeds: Vec<Vec<u8>> = folders
+            .flat_map(|folder| files(&root().join(folder)))
+            .map(|path| std::fs::read(path).unwrap())
+            .filter(|seed| seed.len() <= 8192)
+            .collect();
+        let mut random = fuzz::dice::Random(5);
+        let mut buffer = vec![0; 16384];
+        let (mut outcomes, mut changed) = (BTreeMap::<Outcome, usize>::new(), 0);
+        for _ in 0..count {
+            let seed = &seeds[random.below(seeds.len())];
+            buffer[..seed.len()].copy_from_slice(seed);
+            let number = random.u64() as u32;
+            let mut change = |bytes: &mut [u8], size: usize, most: usize| {
+                let size = if size < most && random.one_in(4) { size + 1 } else { size };
+                if size > 0 {
+                    bytes[random.below(size)] = random.u64() as u8;
+                }
+                size
+            };
+            let len = mutate(&mut buffer, seed.len(), 16384, number, &mut change);
+            changed += usize::from(buffer[..len] != **seed);
+            let input = buffer[..len].to_vec();
+            let outcome = std::panic::catch_unwind(|| check(&input)).unwrap_or_else(|panic| {
+                let kept = std::env::temp_dir().join(format!("dolmen-{target}-{:08x}", crc32fast::hash(&input)));
+                std::fs::write(&kept, &input).unwrap();
+                eprintln!("the input is {}", kept.display());
+                std::panic::resume_unwind(panic)
+            });
+            *outcomes.entry(outcome).or_default() += 1;
+        }
+        let valid = outcomes.get(&Outcome::Valid).copied().unwrap_or(0);
+        println!("{target}: {changed} of {count} changed: {outcomes:?}");
+        assert!(changed * 2 > count, "{target}: the mutator changed {changed} of {count} inputs");
+        assert!(valid * 100 >= least * count && valid < count, "{target}: {valid} of {count} are valid: {outcomes:?}");
+    }
 }
 
 #[test]
@@ -318,6 +397,23 @@ fn make_seeds() {
     for (number, len) in [8, 20, 40, 80, 160, 300, 600, 900, 1200, 2000, 3000, 4000].into_iter().enumerate() {
         let bytes: Vec<u8> = (0..len).map(|_| random.u64() as u8).collect();
         write("write_model", &format!("random-{number:02}"), &bytes);
+    }
+    // Tensors over several blocks, views of one storage, metadata and a document.
+    let damaged = |rows: u64| {
+        let options = dolmen::FileOptions::new().alignment(64).and_then(|options| options.block_len(4096)).unwrap();
+        let mut builder = dolmen::Builder::with_options(options);
+        let values: Vec<u8> = (0..100 * rows).map(|n| (n % 251) as u8).collect();
+        builder.tensor("long", dolmen::TensorData::raw(dolmen::DType::U8, [rows, 100], values).unwrap()).unwrap();
+        builder.tensor("b", &[1.5f32, 2.5][..]).unwrap();
+        let view = dolmen::View::new(dolmen::DType::F32, [1u64]).unwrap().start(4);
+        builder.view("view", builder.storage_of("b").unwrap(), view).unwrap();
+        builder.tensor("empty", &[0u16; 0][..]).unwrap();
+        builder.metadata("epoch", 3);
+        builder.document(dolmen::Value::List(vec![dolmen::Value::tensor("b"), dolmen::Value::tensor("long")]));
+        builder.to_vec().unwrap()
+    };
+    for (name, bytes) in fuzz::salvage::seeds(&damaged(2), &damaged(50)) {
+        write("salvage", &name, &bytes);
     }
     #[cfg(all(feature = "feature", feature = "torch"))]
     for (name, bytes) in fuzz::table::seeds() {

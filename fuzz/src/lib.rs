@@ -15,6 +15,7 @@ pub mod npy;
 pub mod open;
 #[cfg(feature = "torch")]
 pub mod pickles;
+pub mod salvage;
 pub mod seal;
 #[cfg(all(feature = "feature", feature = "torch"))]
 pub mod table;
@@ -32,6 +33,7 @@ pub use model::write_model;
 #[cfg(all(feature = "npy", feature = "torch"))]
 pub use npy::npy;
 pub use open::{Outcome, open_bytes, open_resealed};
+pub use salvage::salvage;
 #[cfg(all(feature = "feature", feature = "torch"))]
 pub use table::feature_table;
 #[cfg(feature = "torch")]
