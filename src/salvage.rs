@@ -8,12 +8,14 @@
 #[cfg(feature = "fs")]
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::foreign::Kind;
 #[cfg(feature = "fs")]
 use crate::foreign::{ConvertOptions, Notes};
+use crate::format::header::MAGIC;
 pub use crate::read::salvage::{
     Damage, Doubt, ExtraOutcome, Fill, Guide, LOST, Loss, LossReason, MARKS, Outcome, Part, Rescue, RowsHit,
-    SalvageOptions, SalvageReport, SalvagedTensor,
+    SalvageOptions, SalvageReport, SalvagedTensor, lost_tensor, marked_tensors,
 };
 use crate::read::salvage::{Finding, mark_lost, marks_of};
 use crate::read::{Checkpoint, GuestIndex};
@@ -130,13 +132,32 @@ impl SalvageOptions {
 
 /// Finds what is good, with the finder for the file's format.
 fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
-    if let Some(found) = crate::read::salvage::find(source, options)? {
+    let start = crate::read::read_start(source)?;
+    // Either can lie within a tensor of the other: how the file begins decides, if that is left.
+    let is_zip = start.starts_with(b"PK");
+    let mut dolmen = if is_zip { None } else { crate::read::salvage::find(source, options)? };
+    if let Some(found) = dolmen.take_if(|found| found.report.has_something() || start.starts_with(&MAGIC)) {
+        return Ok(found);
+    }
+    #[cfg(feature = "torch")]
+    if let Some(found) = crate::foreign::torch::salvage::find(source, options)? {
+        return Ok(found);
+    }
+    if is_zip {
+        dolmen = crate::read::salvage::find(source, options)?;
+    }
+    if let Some(found) = dolmen {
         return Ok(found);
     }
     let byte_len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
     let mut report = SalvageReport::new("", byte_len);
-    let start = crate::read::read_start(source)?;
-    report.is_something_else(crate::format::diagnosis::not_dolmen(&start));
+    report.is_something_else(match crate::foreign::recognise(&start) {
+        Some(kind @ (Kind::Safetensors | Kind::Npy | Kind::Npz)) => {
+            let what = format!("this is a file of the format {kind}, which has no checksums of tensors: nothing in it tells what is damaged");
+            Error::new(ErrorKind::NotThisFormat, what).with_advice("if it opens, convert it")
+        }
+        _ => crate::format::diagnosis::not_dolmen(&start),
+    });
     Ok(Finding { guest: GuestIndex::new("", ""), report, layout: None })
 }
 

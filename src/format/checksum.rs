@@ -82,6 +82,14 @@ impl BlockHasher {
         self.in_block = 0;
     }
 
+    /// The CRC of all bytes taken so far.
+    pub(crate) fn so_far(&self) -> u32 {
+        if self.in_block == 0 {
+            return self.whole;
+        }
+        combine(self.whole, self.hasher.clone().finalize(), self.in_block)
+    }
+
     /// Ends the storage: its length, its CRC, and the blocks given to [`new`](Self::new) with its own appended.
     pub(crate) fn finish(mut self) -> (u64, u32, Vec<u32>) {
         if self.in_block > 0 {
@@ -107,7 +115,15 @@ mod tests {
         for len in [0, 1, 4095, 4096, 4097, 8192, 20_000] {
             for piece in [1, 7, 4096, 30_000] {
                 let mut hasher = BlockHasher::new(12, vec![7]);
-                data[..len].chunks(piece).for_each(|bytes| hasher.update(bytes));
+                let mut taken = 0;
+                for bytes in data[..len].chunks(piece) {
+                    hasher.update(bytes);
+                    taken += bytes.len();
+                    if piece > 7 {
+                        assert_eq!(hasher.so_far(), crc32(&data[..taken]));
+                    }
+                }
+                assert_eq!(hasher.so_far(), crc32(&data[..len]));
                 let (data_len, whole, blocks) = hasher.finish();
                 assert_eq!((data_len, whole), (len as u64, crc32(&data[..len])));
                 assert_eq!(blocks[0], 7);

@@ -1,7 +1,7 @@
 //! Puts a file together, record by record, in one pass (`spec/format.md` sections 3 and 11).
 
 use super::FileOptions;
-use super::sink::{Buffered, Sink};
+use super::sink::{BUFFER_LEN, Buffered, Sink};
 use crate::error::{Error, Result};
 use crate::format::catalog::{Catalog, Defaults, Extras, Storage, Tensor, check_tensor};
 use crate::format::checksum::BlockHasher;
@@ -15,6 +15,14 @@ use crate::format::layout::{self, RECORD_ALIGNMENT};
 /// The system keeps what was written in one piece together, and maps it in one step later: of a file written in pieces of 256 KiB, mapping
 /// took almost as long as the CRC. Pieces of 2 MiB map a little faster still, but memory in whole huge pages can be slow to come by.
 const PIECE: u64 = 1 << 20;
+
+/// How many bytes of a record's data are written between two notes of how far it has come.
+///
+/// Who salvages an interrupted save can verify what the last note speaks of. A note is a write of a hundred bytes: in a thousandth of the time
+/// that the data takes.
+const NOTE_EVERY: u64 = 4 << 20;
+// At multiples of a piece, all that was given has been passed on.
+const _: () = assert!(PIECE % BUFFER_LEN as u64 == 0 && NOTE_EVERY % PIECE == 0);
 
 /// What was known before the data was seen: for sinks that take no corrections.
 pub(crate) struct Known {
@@ -48,6 +56,57 @@ struct OpenRecord {
     first_block: u64,
     written: u64,
     check: ContentCheck,
+    progress: Option<Progress>,
+}
+
+/// How far a record of rows has come: in its descriptor, for who must salvage it (section 5 of the specification).
+struct Progress {
+    row_len: u64,
+    /// The end of the last whole row that lay before a multiple of [`PIECE`] in the file, and the CRC up to there.
+    whole_rows: u64,
+    crc32: u32,
+    /// How much the last note spoke of.
+    noted: u64,
+}
+
+impl Progress {
+    /// Of a contiguous tensor that takes all of its storage, and has rows of whole bytes.
+    fn of(tensor: &Tensor, declared_len: Option<u64>) -> Option<Progress> {
+        let row_len = layout::row_len(tensor.shape.get(1..)?, tensor.dtype.bits())?;
+        let len = tensor.shape.first()?.checked_mul(row_len)?;
+        let is_all =
+            tensor.strides.is_none() && tensor.start == 0 && declared_len.is_none_or(|declared| declared == len);
+        is_all.then_some(Progress { row_len, whole_rows: 0, crc32: 0, noted: 0 })
+    }
+}
+
+impl OpenRecord {
+    /// Says in the record's descriptor how many whole rows were written, and their CRC.
+    fn note<S: Sink>(&mut self, scratch: &mut Vec<u8>, sink: &mut Buffered<S>) -> Result<()> {
+        let Some(progress) = &mut self.progress else { return Ok(()) };
+        let mut shape = self.tensor.shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = progress.whole_rows / progress.row_len;
+        }
+        let descriptor = Descriptor {
+            name: &self.name,
+            dtype: self.tensor.dtype,
+            shape: &shape,
+            strides: None,
+            storage: self.tensor.storage,
+            start: 0,
+            data_offset: self.data_offset,
+            data_len: progress.whole_rows,
+            data_crc32: progress.crc32,
+            view: false,
+            unfinished: true,
+        };
+        scratch.clear();
+        descriptor.encode(scratch)?;
+        sink.patch(self.record_offset, scratch)?;
+        progress.noted = progress.whole_rows;
+        Ok(())
+    }
 }
 
 /// What the format asks of the elements themselves (section 11, item 5).
@@ -195,8 +254,10 @@ impl<S: Sink> Assembler<S> {
         self.put_descriptor(&descriptor)?;
         self.zeros(data_offset)?;
         let blocks = std::mem::take(&mut self.catalog.blocks);
+        let progress = if self.sink.outlives_its_writer() { Progress::of(&tensor, declared_len) } else { None };
         self.open = Some(OpenRecord {
             name: name.to_owned(),
+            progress,
             check: if declared_len.is_some() && !copy { ContentCheck::new(&tensor) } else { ContentCheck::None },
             tensor,
             record_offset,
@@ -225,10 +286,26 @@ impl<S: Sink> Assembler<S> {
                 ContentCheck::Bool(0..u64::MAX).check(open.written, piece).map_err(|e| e.with_tensor(&open.name))?;
             }
             open.check.check(open.written, piece).map_err(|e| e.with_tensor(&open.name))?;
-            open.hasher.update(piece);
+            let end = open.written + piece.len() as u64;
+            let mut unhashed = piece;
+            let mut note = false;
+            if let Some(progress) = &mut open.progress
+                && piece.len() as u64 == room
+                && end - end % progress.row_len > open.written
+            {
+                let (whole, part) = piece.split_at((end - end % progress.row_len - open.written) as usize);
+                open.hasher.update(whole);
+                (progress.whole_rows, progress.crc32) = (end - end % progress.row_len, open.hasher.so_far());
+                unhashed = part;
+                note = progress.whole_rows - progress.noted >= NOTE_EVERY;
+            }
+            open.hasher.update(unhashed);
             self.sink.append(piece)?;
-            open.written += piece.len() as u64;
+            open.written = end;
             self.cursor += piece.len() as u64;
+            if note {
+                open.note(&mut self.scratch, &mut self.sink)?;
+            }
             rest = later;
         }
         Ok(())

@@ -10,6 +10,11 @@ pub(crate) trait Sink {
 
     /// Overwrites bytes that were appended before.
     fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Whether what it took is still there if the writer dies: then it is worth noting how far it has come.
+    fn outlives_its_writer(&self) -> bool {
+        false
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -89,6 +94,10 @@ impl Sink for crate::commit::AtomicFile {
     fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         crate::commit::AtomicFile::patch(self, offset, bytes)
     }
+
+    fn outlives_its_writer(&self) -> bool {
+        true
+    }
 }
 
 /// Gathers small pieces before it passes them on, so that a file of many small tensors takes few writes; corrections of what is
@@ -104,7 +113,7 @@ pub(crate) struct Buffered<S> {
 }
 
 /// Bytes that are gathered.
-const BUFFER_LEN: usize = 1 << 20;
+pub(crate) const BUFFER_LEN: usize = 1 << 20;
 
 impl<S: Sink> Buffered<S> {
     pub(crate) fn new(sink: S) -> Buffered<S> {
@@ -164,6 +173,10 @@ impl<S: Sink> Sink for Buffered<S> {
             Some(within) => self.buffer.patch(within, bytes),
             None => self.sink.patch(offset, bytes),
         }
+    }
+
+    fn outlives_its_writer(&self) -> bool {
+        self.sink.outlives_its_writer()
     }
 }
 

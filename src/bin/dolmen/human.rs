@@ -90,6 +90,13 @@ pub fn name(name: &str) -> String {
     out
 }
 
+/// What a checkpoint that was salvaged says of itself: nothing if all that it holds was verified then.
+pub fn salvaged(marked: &[&str]) -> Option<String> {
+    let hold = if marked.len() == 1 { "holds" } else { "hold" };
+    let tensors = counted(marked.len() as u64, "tensor");
+    (!marked.is_empty()).then(|| format!("salvaged: {tensors} {hold} bytes that nothing vouched for"))
+}
+
 /// A path, safe to show.
 pub fn path(path: &Path) -> String {
     printable(&path.to_string_lossy())

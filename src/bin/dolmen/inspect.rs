@@ -9,10 +9,11 @@ use clap::ValueEnum;
 use dolmen::foreign::Held;
 use dolmen::foreign::torch::{self, Modules, Role, Scan, ScannedGlobal, Verdict};
 use dolmen::format::value::TreeOptions;
+use dolmen::salvage::marked_tensors;
 use dolmen::{Checkpoint, DType, Error, Result, TensorView, Value};
 use serde_json::{Value as Json, json};
 
-use crate::style::{self, BAD, FAINT, TITLE, cannot_write, paint};
+use crate::style::{self, BAD, FAINT, TITLE, WARN, cannot_write, paint};
 use crate::table::{Column, Table};
 use crate::{Outcome, complain, human};
 
@@ -57,7 +58,8 @@ if the file has none. With several files each object begins with its \"path\".
 For a .pt file, or what was converted from one, there is \"globals\":
 [{\"name\", \"called\", \"verdict\"}], all that its pickles name, with \"safe\" (plain
 data), \"unknown\" or \"dangerous\" (can run code when Python loads the file; this
-command runs nothing).
+command runs nothing). Of a file that was salvaged there is \"salvaged\":
+{\"doubtful\": [...]}, the tensors with bytes that nothing vouched for.
 
 Examples:
   dolmen inspect model.dolmen
@@ -190,6 +192,10 @@ impl<'a> File<'a> {
         let file_bytes = self.checkpoint.header().file_len();
         let metadata = human::json(&Value::Map(self.metadata.clone()).to_json());
         write!(out, "\"format\":{format},\"format_version\":{version},\"file_bytes\":{file_bytes},")?;
+        let marked = marked_tensors(&self.metadata);
+        if !marked.is_empty() {
+            write!(out, "\"salvaged\":{},", human::json(&json!({"doubtful": marked})))?;
+        }
         write!(out, "\"metadata\":{metadata},\n\"tensors\":[")?;
         for (i, tensor) in tensors.iter().enumerate() {
             let path = paths.get(tensor.name()).map_or_else(Vec::new, |step| step.path());
@@ -362,6 +368,9 @@ impl<'a> File<'a> {
                 "converted",
                 format!("when touched: {}", forms.iter().map(form).collect::<Vec<_>>().join(", ")),
             ));
+        }
+        if let Some(salvaged) = human::salvaged(&marked_tensors(&self.metadata)) {
+            facts.push(("warning", paint(WARN, salvaged)));
         }
         if let Some(scan) = &self.scan {
             facts.push(("globals", globals(scan)));

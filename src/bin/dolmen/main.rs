@@ -12,6 +12,7 @@ mod human;
 mod inspect;
 mod number;
 mod progress;
+mod salvage;
 mod status;
 mod style;
 mod table;
@@ -61,6 +62,8 @@ enum Command {
     Diff(diff::Args),
     /// Convert between formats
     Convert(convert::Args),
+    /// Save what is intact of a damaged checkpoint, or of one that was never finished
+    Salvage(salvage::Args),
     /// Show how far a pipeline has come, from its state file alone
     Status(status::Args),
     /// Rewrite checkpoints in a later version of their content
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use dolmen::lifecycle::{Candidate, Candidates, Claim, spread};
+use dolmen::salvage::marked_tensors;
 use dolmen::{Checkpoint, Error, ErrorKind, Report, Result, VerifyOptions};
 use serde_json::{Value as Json, json};
 
@@ -57,7 +58,8 @@ JSON: [{\"path\", \"verdict\", \"reason\", \"tensors\": [{\"name\", \"verdict\",
 numbers of their damaged checksum blocks. \"unchecked_storages\" is there if some
 storages have no checksum, and \"quick\": true if no data was read. For a .pt
 file there is \"records\": {\"checked\", \"unchecked\"}, how many of all its records
-have a checksum and how many have none.
+have a checksum and how many have none. For a file that was salvaged there is
+\"salvaged\": {\"doubtful\": [...]}: tensors with bytes that nothing vouched for.
 
 Exit codes: 3 if a file is corrupted or incompatible; otherwise 1 if one could
 not be read or none was found; otherwise 0.
@@ -217,6 +219,8 @@ struct Checked {
     unchecked_storages: u64,
     record_count: u64,
     unchecked_records: u64,
+    /// The tensors with bytes that nothing vouched for when the file was salvaged.
+    doubtful: Vec<String>,
     unsure: bool,
 }
 
@@ -236,6 +240,7 @@ impl Checked {
             unchecked_storages: 0,
             record_count: 0,
             unchecked_records: 0,
+            doubtful: Vec::new(),
             unsure: false,
         }
     }
@@ -282,6 +287,10 @@ impl Checked {
             unchecked_storages: report.unchecked_storages,
             record_count: report.part_count,
             unchecked_records: report.unchecked_parts,
+            doubtful: checkpoint.metadata().map_or_else(
+                |_| Vec::new(),
+                |metadata| marked_tensors(&metadata).into_iter().map(str::to_owned).collect(),
+            ),
             ..Checked::new(path, reason.map_or(Verdict::Ok, Verdict::of))
         }
     }
@@ -301,6 +310,9 @@ impl Checked {
             let checked = self.record_count - self.unchecked_records;
             json["records"] = json!({"checked": checked, "unchecked": self.unchecked_records});
         }
+        if !self.doubtful.is_empty() {
+            json["salvaged"] = json!({"doubtful": self.doubtful});
+        }
         if args.quick {
             json["quick"] = true.into();
         }
@@ -318,6 +330,10 @@ impl Checked {
             let tensors = human::counted(self.tensor_count, "tensor");
             let facts = format!("{tensors}{records}, {}", human::size(self.byte_len));
             writeln!(out, "{}", paint(FAINT, format!("  {facts}{}", self.reservation(args))))?;
+            let doubtful: Vec<&str> = self.doubtful.iter().map(String::as_str).collect();
+            if let Some(salvaged) = human::salvaged(&doubtful) {
+                writeln!(out, "{:14}{}", "", paint(WARN, salvaged))?;
+            }
             return Ok(());
         };
         let advice = self.advice.map(|advice| format!("; {advice}")).unwrap_or_default();

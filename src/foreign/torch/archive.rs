@@ -24,18 +24,18 @@ const END_LEN: u64 = 22;
 const LOCATOR_LEN: u64 = 20;
 const END64_LEN: u64 = 56;
 const CENTRAL_LEN: usize = 46;
-const LOCAL_LEN: u64 = 30;
+pub(super) const LOCAL_LEN: u64 = 30;
 const MAX_COMMENT_LEN: u64 = 0xFFFF;
 
-const END: [u8; 4] = *b"PK\x05\x06";
+pub(super) const END: [u8; 4] = *b"PK\x05\x06";
 const LOCATOR: [u8; 4] = *b"PK\x06\x07";
-const END64: [u8; 4] = *b"PK\x06\x06";
-const CENTRAL: [u8; 4] = *b"PK\x01\x02";
-const LOCAL: [u8; 4] = *b"PK\x03\x04";
-const DESCRIPTOR: [u8; 4] = *b"PK\x07\x08";
+pub(super) const END64: [u8; 4] = *b"PK\x06\x06";
+pub(super) const CENTRAL: [u8; 4] = *b"PK\x01\x02";
+pub(super) const LOCAL: [u8; 4] = *b"PK\x03\x04";
+pub(super) const DESCRIPTOR: [u8; 4] = *b"PK\x07\x08";
 
 /// Flags: CRC and lengths follow the data; names are UTF-8. Those of the level of deflate mean nothing to a reader.
-const HAS_DESCRIPTOR: u16 = 1 << 3;
+pub(super) const HAS_DESCRIPTOR: u16 = 1 << 3;
 const UTF8: u16 = 1 << 11;
 const DEFLATE_LEVEL: u16 = 0b110;
 const ENCRYPTED: u16 = 1;
@@ -207,30 +207,30 @@ fn read_exact(source: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<()>
 }
 
 /// Takes little-endian numbers from bytes, one after the other.
-struct Fields<'b>(&'b [u8]);
+pub(super) struct Fields<'b>(pub(super) &'b [u8]);
 
 impl<'b> Fields<'b> {
-    fn bytes(&mut self, len: usize) -> Option<&'b [u8]> {
+    pub(super) fn bytes(&mut self, len: usize) -> Option<&'b [u8]> {
         let (bytes, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (bytes, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*bytes)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 }
@@ -400,7 +400,7 @@ fn no_directory(tail: &[u8], file_len: u64) -> Error {
 }
 
 /// An entry of the central directory, as it is there.
-struct Entry<'b> {
+pub(super) struct Entry<'b> {
     magic: [u8; 4],
     flags: u16,
     method: u16,
@@ -414,7 +414,7 @@ struct Entry<'b> {
 }
 
 impl<'b> Entry<'b> {
-    fn read(fields: &mut Fields<'b>) -> Option<Entry<'b>> {
+    pub(super) fn read(fields: &mut Fields<'b>) -> Option<Entry<'b>> {
         let magic = fields.array()?;
         fields.u32()?;
         let (flags, method) = (fields.u16()?, fields.u16()?);
@@ -430,7 +430,7 @@ impl<'b> Entry<'b> {
         Some(Entry { magic, flags, method, crc32, stored_len, len, disk, header_offset, name, extra })
     }
 
-    fn check(&self) -> Result<(Record, u16)> {
+    pub(super) fn check(&self) -> Result<(Record, u16)> {
         if self.magic != CENTRAL {
             return Err(wrong("an entry of the archive's directory does not begin as one"));
         }
@@ -464,7 +464,7 @@ impl<'b> Entry<'b> {
     }
 }
 
-fn check_flags(flags: u16, method: u16) -> Result<()> {
+pub(super) fn check_flags(flags: u16, method: u16) -> Result<()> {
     let unsupported = |what: String| Error::new(ErrorKind::UnsupportedVersion, what);
     if flags & ENCRYPTED != 0 {
         return Err(unsupported("it is encrypted".to_owned()).with_advice("save it without a password"));
@@ -480,7 +480,7 @@ fn check_flags(flags: u16, method: u16) -> Result<()> {
 }
 
 /// What the zip64 extra field holds; empty if there is none.
-fn zip64_field(extra: &[u8]) -> Result<&[u8]> {
+pub(super) fn zip64_field(extra: &[u8]) -> Result<&[u8]> {
     let mut fields = Fields(extra);
     let mut found = None;
     while !fields.0.is_empty() {
@@ -497,7 +497,7 @@ fn zip64_field(extra: &[u8]) -> Result<&[u8]> {
 }
 
 /// Numbers of which those that are marked are in the zip64 extra field, in this order; `None` if one is not there.
-fn with_zip64(field: &[u8], numbers: [u32; 3]) -> Option<[u64; 3]> {
+pub(super) fn with_zip64(field: &[u8], numbers: [u32; 3]) -> Option<[u64; 3]> {
     let mut long = Fields(field);
     let mut out = [0; 3];
     for (place, number) in out.iter_mut().zip(numbers) {

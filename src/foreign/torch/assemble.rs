@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::made::{self, Form};
-use super::rebuild::{Found, Planned, Rebuilt};
+use super::rebuild::{Found, Planned, Rebuilt, RebuiltTensor};
 use super::records;
 use super::zip;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::read::{Checked, GuestIndex};
 pub(super) struct Assembled {
     index: GuestIndex,
     names: HashSet<String>,
-    /// Where the data of records begins that are storages; `None` if the file is no archive.
+    /// Where the data of records begins that are storages; `None` if the file is no archive, or is too damaged to be verified as one.
     records: Option<HashSet<u64>>,
 }
 
@@ -25,31 +25,43 @@ impl Assembled {
         Assembled { index: GuestIndex::new(format, version), names: HashSet::new(), records }
     }
 
-    /// Adds all of a pickle; of one that has a prefix, only tensors and storages. `inflated` is the pickle, if it is not in the file as
-    /// it is.
-    pub(super) fn add(&mut self, rebuilt: Rebuilt, prefix: Option<&str>, inflated: Option<Arc<Vec<u8>>>) -> Result<()> {
+    /// Of a file that is being salvaged.
+    pub(super) fn salvaged(version: &str) -> Assembled {
+        Assembled { records: None, ..Assembled::new("torch", version) }
+    }
+
+    /// Adds all of a pickle; without its document, only tensors and storages. `inflated` is the pickle, if it is not in the file as it is.
+    pub(super) fn add(&mut self, rebuilt: Rebuilt, with_document: bool, inflated: Option<Arc<Vec<u8>>>) -> Result<()> {
         let mut numbers = Vec::with_capacity(rebuilt.storages.len());
         for planned in rebuilt.storages {
+            if let Planned::Found { found: Found::Lost { .. }, .. } = planned {
+                numbers.push(None);
+                continue;
+            }
             let form = form(&planned);
             let number = self.storage(planned, inflated.as_ref())?;
             form.into_iter().for_each(|form| self.index.storage_form(number, form));
-            numbers.push(number);
+            numbers.push(Some(number));
         }
-        for tensor in rebuilt.tensors {
-            let name = match prefix {
-                None => tensor.name,
-                Some(prefix) => self.unused(&format!("{prefix}.{}", tensor.name)),
-            };
-            let Some(&storage) = numbers.get(tensor.storage) else {
+        for RebuiltTensor { name, dtype, shape, strides, storage, start } in rebuilt.tensors {
+            let Some(&Some(storage)) = numbers.get(storage) else {
                 return Err(super::wrong("its storage is lost").with_tensor(&name));
             };
-            self.index.tensor(&name, tensor.dtype, tensor.shape, tensor.strides, storage, tensor.start)?;
+            self.index.tensor(&name, dtype, shape, strides, storage, start)?;
             self.names.insert(name);
         }
-        if prefix.is_none() {
+        if with_document {
             self.index.document(rebuilt.document);
         }
         Ok(())
+    }
+
+    /// Puts something in front of the names of a pickle's tensors, so that none is that of another pickle's.
+    pub(super) fn prefix(&mut self, rebuilt: &mut Rebuilt, prefix: &str) {
+        for tensor in &mut rebuilt.tensors {
+            tensor.name = self.unused(&format!("{prefix}.{}", tensor.name));
+            self.names.insert(tensor.name.clone());
+        }
     }
 
     fn unused(&self, name: &str) -> String {
@@ -63,10 +75,11 @@ impl Assembled {
     fn storage(&mut self, planned: Planned, inflated: Option<&Arc<Vec<u8>>>) -> Result<u32> {
         let index = &mut self.index;
         if let (Some(records), Planned::Found { found, .. }) = (&mut self.records, &planned) {
-            records.insert(match found {
-                Found::InFile { offset, .. } => *offset,
-                Found::Record(record) => record.data_offset,
-            });
+            match found {
+                Found::InFile { offset, .. } => drop(records.insert(*offset)),
+                Found::Record(record) => drop(records.insert(record.data_offset)),
+                Found::Lost { .. } => {}
+            }
         }
         match planned {
             Planned::Found { found: Found::InFile { offset, len, crc32 }, swap: None, copy: false } => {
@@ -82,6 +95,14 @@ impl Assembled {
                 let form = Form { latin1: false, swap };
                 index.made_storage(record.len, checked(record.crc32, swap), move |source, out| {
                     zip::transfer(source, &record, form, out)
+                })
+            }
+            Planned::Found { found: Found::Lost { .. }, .. } => Err(super::wrong("a storage is lost")),
+            Planned::Filled { offset, have, len, swap, pattern, phase } => {
+                let form = Form { latin1: false, swap };
+                index.made_storage(len, Checked::Never, move |source, out| {
+                    made::transfer(source, (offset, have), None, form, out)?;
+                    made::fill(&pattern, have.saturating_sub(phase), len.saturating_sub(have), out)
                 })
             }
             Planned::Held(bytes) => index.held_storage(&bytes),
@@ -114,6 +135,8 @@ fn form(planned: &Planned) -> Option<&'static str> {
         Planned::Found { found: Found::InFile { .. }, swap: None, copy: false } => None,
         Planned::Found { found: Found::InFile { .. }, swap: None, copy: true } => Some("unaligned"),
         Planned::Found { found: Found::InFile { .. }, swap: Some(_), .. } => Some("big-endian"),
+        Planned::Found { found: Found::Lost { .. }, .. } => None,
+        Planned::Filled { .. } => Some("cut off"),
         Planned::Found { found: Found::Record(_), swap: None, .. } => Some("compressed"),
         Planned::Found { found: Found::Record(_), swap: Some(_), .. } => Some("compressed and big-endian"),
         Planned::Held(_) | Planned::Payload { .. } => Some("in the pickle"),

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use super::pickle::{self, Graph, Input, Node, Ref};
-use super::rebuild::{self, Container, Found, StorageId};
+use super::rebuild::{self, Container, Found, Rebuilt, StorageId};
 use super::{Assembled, wrong};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::limits::Limits;
@@ -27,49 +27,89 @@ const PROTOCOL_VERSION: i64 = 1001;
 /// # Errors
 /// What is wrong with it.
 pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIndex> {
-    let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
-    let mut input = Input::new(source, 0, len);
-    // The magic number was seen already.
-    pickle::read(&mut input, u64::MAX)?;
-    match pickle::read(&mut input, u64::MAX)?.1 {
-        Ref::Int(PROTOCOL_VERSION) => {}
-        other => {
-            let message = format!("the protocol version is {other:?}, and only {PROTOCOL_VERSION} is known");
-            return Err(input.error(ErrorKind::UnsupportedVersion, message));
-        }
+    let legacy = Legacy::read(source, limits)?;
+    if let Some(e) = legacy.broken {
+        return Err(e);
     }
-    pickle::read(&mut input, u64::MAX)?;
-    let start = input.offset();
-    let (graph, root) = pickle::read(&mut input, u64::MAX)?;
-    let pickle_len = input.offset().saturating_sub(start);
-    limits.check("the length of the pickle,", pickle_len, limits.max_value_len)?;
-    let storages = storages(&graph, &mut input)?;
-    if input.left() > 0 {
-        let message = format!("the file goes on for {} bytes after its last storage", input.left());
-        let e = input.error(ErrorKind::UnsupportedVersion, message);
+    if legacy.left > 0 {
+        let message = format!("the file goes on for {} bytes after its last storage", legacy.left);
+        let e = Error::new(ErrorKind::UnsupportedVersion, message).with_offset(legacy.end);
         return Err(e.with_advice("several objects saved into one file are not read"));
     }
-    let rebuilt = rebuild::rebuild(&graph, root, pickle_len, &Behind { source, storages })?;
+    let rebuilt = legacy.rebuild(&Behind { source, storages: &legacy.storages })?;
     let mut assembled = Assembled::new("torch", "legacy");
-    assembled.add(rebuilt, None, None)?;
+    assembled.add(rebuilt, true, None)?;
     assembled.finish(limits)
 }
 
-/// Where the storages lie whose keys the last pickle lists.
-fn storages(graph: &Graph, input: &mut Input<'_>) -> Result<HashMap<String, (u64, u64)>> {
+/// Such a checkpoint, as far as it goes.
+pub(super) struct Legacy {
+    graph: Graph,
+    root: Ref,
+    pickle_len: u64,
+    /// Where the storages of the keys lie, and how long they are; they may go beyond the end of the file, if it is cut off.
+    pub(super) storages: HashMap<String, (u64, u64)>,
+    /// Why there are no more of them, though there should be.
+    pub(super) broken: Option<Error>,
+    /// Where the last of them ends, and how many bytes follow.
+    pub(super) end: u64,
+    pub(super) left: u64,
+}
+
+impl Legacy {
+    /// Reads the pickles, and finds the storages behind them.
+    ///
+    /// # Errors
+    /// What is wrong with the pickles.
+    pub(super) fn read(source: &dyn ReadAt, limits: &Limits) -> Result<Legacy> {
+        let len = source.byte_len().map_err(|e| Error::io("cannot get the length", e))?;
+        let mut input = Input::new(source, 0, len);
+        // The magic number was seen already.
+        pickle::read(&mut input, u64::MAX)?;
+        match pickle::read(&mut input, u64::MAX)?.1 {
+            Ref::Int(PROTOCOL_VERSION) => {}
+            other => {
+                let message = format!("the protocol version is {other:?}, and only {PROTOCOL_VERSION} is known");
+                return Err(input.error(ErrorKind::UnsupportedVersion, message));
+            }
+        }
+        pickle::read(&mut input, u64::MAX)?;
+        let start = input.offset();
+        let (graph, root) = pickle::read(&mut input, u64::MAX)?;
+        let pickle_len = input.offset().saturating_sub(start);
+        limits.check("the length of the pickle,", pickle_len, limits.max_value_len)?;
+        let mut storages = HashMap::new();
+        let broken = match find_storages(&graph, &mut input, &mut storages) {
+            Ok(()) => None,
+            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) => Some(e),
+        };
+        let (end, left) = (input.offset(), input.left());
+        Ok(Legacy { graph, root, pickle_len, storages, broken, end, left })
+    }
+
+    /// What the object's pickle means, with storages of a container.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn rebuild(&self, container: &dyn Container) -> Result<Rebuilt> {
+        rebuild::rebuild(&self.graph, self.root, self.pickle_len, container)
+    }
+}
+
+/// Finds where the storages lie whose keys the last pickle lists. One that the file ends within is among them.
+///
+/// # Errors
+/// Why there are no more.
+fn find_storages(graph: &Graph, input: &mut Input<'_>, storages: &mut HashMap<String, (u64, u64)>) -> Result<()> {
     // How long elements are, only the persistent ids know.
     let mut element_lens: HashMap<&str, (u64, u64)> = HashMap::new();
-    for node in (0..graph.len()).filter_map(|node| u32::try_from(node).ok()) {
-        if let Some(Node::Persistent(id)) = graph.node(node)
-            && let Some(id) = StorageId::parse(graph, *id)
-        {
-            let element_len = id.dtype.map_or(1, super::vocabulary::TorchDType::element_len);
-            element_lens.entry(id.key).or_insert((element_len, id.element_count));
-        }
+    for id in StorageId::all(graph) {
+        let element_len = id.dtype.map_or(1, super::vocabulary::TorchDType::element_len);
+        element_lens.entry(id.key).or_insert((element_len, id.element_count));
     }
     let (keys, root) = pickle::read(input, u64::MAX)?;
     let Some(Node::List(items)) = keys.get(root) else { return Err(wrong("the storages' keys are no list")) };
-    let mut storages = HashMap::new();
     for i in 0..items.len() {
         let Some(key) = items.get(i).and_then(|key| keys.text(key)) else {
             return Err(wrong("the key of a storage is no text").with_offset(input.offset()));
@@ -91,18 +131,19 @@ fn storages(graph: &Graph, input: &mut Input<'_>) -> Result<HashMap<String, (u64
             return Err(wrong(message).with_offset(at));
         }
         let len = count.checked_mul(element_len).ok_or_else(|| wrong("a storage's length overflows"))?;
-        let offset = input.skip(len).map_err(cut)?;
+        let offset = input.offset();
         if storages.insert(key.to_owned(), (offset, len)).is_some() {
             return Err(wrong(format!("storage {} is there twice", quoted(key))).with_offset(at));
         }
+        input.skip(len).map_err(cut)?;
     }
-    Ok(storages)
+    Ok(())
 }
 
 /// The storages behind the pickles.
 struct Behind<'a> {
     source: &'a dyn ReadAt,
-    storages: HashMap<String, (u64, u64)>,
+    storages: &'a HashMap<String, (u64, u64)>,
 }
 
 impl Container for Behind<'_> {

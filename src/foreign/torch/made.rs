@@ -57,6 +57,22 @@ pub(super) fn transfer(
     changer.finish()
 }
 
+/// Writes so many bytes of a pattern that is repeated, from its byte `from` on.
+pub(super) fn fill(pattern: &[u8], from: u64, len: u64, out: &mut dyn Write) -> Result<()> {
+    const AT_ONCE: usize = 64 << 10;
+    let whole = pattern.repeat(AT_ONCE.checked_div(pattern.len()).unwrap_or(0).max(1));
+    let mut skip = len_usize(from.checked_rem(crate::format::len_u64(whole.len())).unwrap_or(0)).unwrap_or_default();
+    let mut left = len;
+    while left > 0 {
+        let rest = whole.get(skip..).unwrap_or_default();
+        let piece = rest.get(..len_usize(left).unwrap_or(usize::MAX)).unwrap_or(rest);
+        out.write_all(piece).map_err(|e| Error::io("cannot write", e))?;
+        left = left.saturating_sub(crate::format::len_u64(piece.len()));
+        skip = 0;
+    }
+    Ok(())
+}
+
 /// The error for bytes whose CRC-32 differs from what the archive says of them.
 #[cold]
 pub(super) fn damaged(offset: u64, expected: u32, found: u32) -> Error {
@@ -173,6 +189,16 @@ mod tests {
         }
         changer.finish()?;
         Ok(out)
+    }
+
+    #[test]
+    fn what_is_filled_goes_on_with_the_pattern() {
+        let mut out = Vec::new();
+        fill(&[1, 2, 3], 4, 7, &mut out).unwrap();
+        assert_eq!(out, [2, 3, 1, 2, 3, 1, 2]);
+        let mut out = Vec::new();
+        fill(&[1, 2, 3], 0, 200_000, &mut out).unwrap();
+        assert_eq!((out.len(), out.iter().zip([1, 2, 3].iter().cycle()).all(|(a, b)| a == b)), (200_000, true));
     }
 
     #[test]

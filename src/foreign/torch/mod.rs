@@ -8,6 +8,7 @@
 //! assemble    the index of a guest                                   made         bytes in another form than the file has
 //! export      the way back: an archive as PyTorch writes it
 //! module      modules that were pickled whole: their parameters and buffers
+//! salvage     what is intact of a damaged file
 //! scan        what the pickles name                       verdicts   what to think of it      accepted   what PyTorch accepts
 //! ```
 
@@ -21,6 +22,7 @@ mod module;
 mod pickle;
 mod rebuild;
 mod records;
+pub(crate) mod salvage;
 mod scan;
 mod tar;
 mod verdicts;

@@ -53,7 +53,7 @@ pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIn
     let root = resolve(&mut graph, root, &tensors, &storages)?;
     let rebuilt = rebuild::rebuild(&graph, root, len, &Within { source, storages })?;
     let mut assembled = Assembled::new("torch", "tar");
-    assembled.add(rebuilt, None, None)?;
+    assembled.add(rebuilt, true, None)?;
     assembled.finish(limits)
 }
 

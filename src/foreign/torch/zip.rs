@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::archive::{Archive, Method, Record};
 use super::made;
-use super::pickle::{self, Input};
+use super::pickle::{self, Graph, Input, Ref};
 use super::rebuild::{self, Container, Found, Rebuilt};
 use super::{Assembled, wrong};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -24,6 +24,9 @@ const WARRANTED_RATIO: u64 = 8;
 const WARRANTED: u64 = 1 << 10;
 /// What a byte of a pickle may take up in the machine.
 const GRAPH_RATIO: u64 = 128;
+
+/// What stands in front of the names of tensors that are constants of a program.
+pub(super) const CONSTANTS: &str = "constants";
 
 /// How long a compressed pickle may become.
 pub(super) fn inflated_most(record: &Record) -> u64 {
@@ -60,11 +63,12 @@ pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIn
     let main = Part { archive: &archive, source, pickle: "data.pkl", folder: "data/", big_endian };
     let (rebuilt, inflated) = main.rebuild(limits)?;
     let mut assembled = Assembled::new("torch", if script { "zip (torchscript)" } else { "zip" });
-    assembled.add(rebuilt, None, inflated)?;
+    assembled.add(rebuilt, true, inflated)?;
     if script {
         let constants = Part { pickle: "constants.pkl", folder: "constants/", ..main };
-        let (rebuilt, inflated) = constants.rebuild(limits)?;
-        assembled.add(rebuilt, Some("constants"), inflated)?;
+        let (mut rebuilt, inflated) = constants.rebuild(limits)?;
+        assembled.prefix(&mut rebuilt, CONSTANTS);
+        assembled.add(rebuilt, false, inflated)?;
     }
     assembled.finish(limits)
 }
@@ -72,7 +76,11 @@ pub(super) fn read_index(source: &dyn ReadAt, limits: &Limits) -> Result<GuestIn
 fn check_version(archive: &Archive, source: &dyn ReadAt) -> Result<()> {
     // Where both are there PyTorch asks the newer place.
     let record = archive.get(".data/version").or_else(|| archive.get("version"));
-    let Some(record) = record else { return Ok(()) };
+    record.map_or(Ok(()), |record| check_version_record(source, record))
+}
+
+/// Refuses what is newer than what is known.
+pub(super) fn check_version_record(source: &dyn ReadAt, record: &Record) -> Result<()> {
     let word = word(source, record)?;
     match word.trim().parse::<u64>() {
         Ok(version) if version <= NEWEST_VERSION => Ok(()),
@@ -118,43 +126,76 @@ impl Part<'_> {
         let Some(record) = self.archive.get(self.pickle) else {
             return Err(wrong(format!("the archive has no {}", self.pickle)));
         };
+        let pickle = Pickle::read(self.source, record, self.pickle, limits)?;
+        let rebuilt = pickle.rebuild(&Records { part: self, pickle: pickle.bytes(self.source) })?;
+        Ok((rebuilt, pickle.inflated))
+    }
+}
+
+/// A pickle of an archive, read and not yet given a meaning.
+pub(super) struct Pickle {
+    pub(super) graph: Graph,
+    root: Ref,
+    /// As how long it counts.
+    len: u64,
+    /// Its bytes, if they are not in the file as they are.
+    pub(super) inflated: Option<Arc<Vec<u8>>>,
+}
+
+impl Pickle {
+    /// Reads a pickle, and checks its CRC-32. It is called `name` in messages.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt); what is wrong with it; [`Limit`](ErrorKind::Limit).
+    pub(super) fn read(source: &dyn ReadAt, record: &Record, name: &str, limits: &Limits) -> Result<Pickle> {
         limits.check("the length of the pickle,", record.len, limits.max_value_len)?;
-        let inflated = self.check(record)?;
+        let inflated = Pickle::check(source, record, name)?;
         let (pickle, start): (&dyn ReadAt, u64) = match &inflated {
             Some(held) => (held.as_ref(), 0),
-            None => (self.source, record.data_offset),
+            None => (source, record.data_offset),
         };
         let mut input = Input::new(pickle, start, start.saturating_add(record.len));
         let (graph, root) = pickle::read(&mut input, most_of(record))?;
         if input.left() > 0 {
-            let message = format!("{} goes on for {} bytes after its end", self.pickle, input.left());
+            let message = format!("{name} goes on for {} bytes after its end", input.left());
             return Err(wrong(message).with_offset(input.offset()));
         }
-        let container = Records { part: self, pickle };
-        let rebuilt = rebuild::rebuild(&graph, root, warranted(record), &container)?;
-        Ok((rebuilt, inflated))
+        Ok(Pickle { graph, root, len: warranted(record), inflated })
+    }
+
+    /// What the offsets of payloads in the graph refer to.
+    pub(super) fn bytes<'p>(&'p self, source: &'p dyn ReadAt) -> &'p dyn ReadAt {
+        match &self.inflated {
+            Some(held) => held.as_ref(),
+            None => source,
+        }
+    }
+
+    /// What it means, with storages of a container.
+    pub(super) fn rebuild(&self, container: &dyn Container) -> Result<Rebuilt> {
+        rebuild::rebuild(&self.graph, self.root, self.len, container)
     }
 
     /// Checks the CRC-32 of the pickle; gives its bytes, if they are not in the file as they are.
-    fn check(&self, record: &Record) -> Result<Option<Arc<Vec<u8>>>> {
+    fn check(source: &dyn ReadAt, record: &Record, name: &str) -> Result<Option<Arc<Vec<u8>>>> {
         match record.method {
             Method::Stored => {
                 let range = (record.data_offset, record.len);
                 if record.crc32.is_some() {
-                    made::transfer(self.source, range, record.crc32, made::Form::default(), &mut std::io::sink())?;
+                    made::transfer(source, range, record.crc32, made::Form::default(), &mut std::io::sink())?;
                 }
                 Ok(None)
             }
             Method::Deflated => {
                 if record.len > inflated_most(record) {
                     let message = format!(
-                        "{} would become {} bytes, more than {MAX_PICKLE_RATIO} times what it is compressed",
-                        self.pickle, record.len
+                        "{name} would become {} bytes, more than {MAX_PICKLE_RATIO} times what it is compressed",
+                        record.len
                     );
                     let e = Error::new(ErrorKind::Limit, message).with_offset(record.data_offset);
                     return Err(e.with_advice("do not trust where this file came from"));
                 }
-                Ok(Some(Arc::new(super::archive::read_record(self.source, record, record.len)?)))
+                Ok(Some(Arc::new(super::archive::read_record(source, record, record.len)?)))
             }
         }
     }
@@ -173,10 +214,7 @@ impl Container for Records<'_> {
             let message = format!("storage {} takes {byte_len} bytes, and its record has {}", quoted(key), record.len);
             return Err(wrong(message).with_offset(record.data_offset).with_numbers(byte_len, record.len));
         }
-        Ok(Some(match record.method {
-            Method::Stored => Found::InFile { offset: record.data_offset, len: record.len, crc32: record.crc32 },
-            Method::Deflated => Found::Record(Box::new(record.clone())),
-        }))
+        Ok(Some(found(record)))
     }
 
     fn is_big_endian(&self) -> bool {
@@ -185,6 +223,14 @@ impl Container for Records<'_> {
 
     fn pickle(&self) -> &dyn ReadAt {
         self.pickle
+    }
+}
+
+/// A record as a storage.
+pub(super) fn found(record: &Record) -> Found {
+    match record.method {
+        Method::Stored => Found::InFile { offset: record.data_offset, len: record.len, crc32: record.crc32 },
+        Method::Deflated => Found::Record(Box::new(record.clone())),
     }
 }
 

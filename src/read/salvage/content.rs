@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::bytes::Damaged;
 use super::frame::{Frame, is_index_whole};
-use super::report::{ExtraOutcome, Guide, Loss, LossReason, Outcome, Part, Rescue, SalvageReport};
+use super::report::{ExtraOutcome, Guide, Loss, LossReason, Outcome, Part, SalvageReport};
 use super::stored::{Stored, Vouched};
 use super::walk::{Step, Walk, looks_like_an_index};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -79,7 +79,11 @@ pub(super) fn find(
             Ok(sections) => damaged_index = Some(Held { header, sections, bytes }),
             Err(e) if whole => {
                 let at = frame.base.places(&(header.index_offset..header.file_len), file.len());
-                report.damage(Part::Index, Some(at), format!("its checksum is right, and it breaks a rule: {}", e.reason()));
+                report.damage(
+                    Part::Index,
+                    Some(at),
+                    format!("its checksum is right, and it breaks a rule: {}", e.reason()),
+                );
             }
             Err(_) => {}
         }
@@ -245,13 +249,10 @@ impl Content {
     /// Takes metadata, document and unknown sections: all that is well formed, if a checksum vouches for it or that does not matter.
     fn take_values(&mut self, index: &Index<'_>, vouched: bool, unverified: bool, report: &mut SalvageReport) {
         let taken = |decoded: Result<()>| match decoded {
-            Err(e) => ExtraOutcome::Lost(Loss::new(LossReason::DescriptionDamaged, e.reason())),
+            Err(e) => ExtraOutcome::broken(e.reason()),
             Ok(()) if vouched => ExtraOutcome::Intact,
             Ok(()) if unverified => ExtraOutcome::Unverified,
-            Ok(()) => {
-                let loss = Loss::new(LossReason::Unverified, "the index is damaged, and nothing else vouches for it");
-                ExtraOutcome::Lost(loss.rescued_by(Some(Rescue::new(false, true, None))))
-            }
+            Ok(()) => ExtraOutcome::not_vouched_for("the index is damaged, and nothing else vouches for it"),
         };
         let keep = vouched || unverified;
         if let Some((bytes, _)) = index.metadata() {
@@ -357,8 +358,7 @@ impl Content {
             // A note that speaks of more than there is, or of no whole rows, cannot be compared with anything.
             let noted_rows = tensor.shape.first().copied().unwrap_or(0);
             let is_usable = noted_rows.checked_mul(row_len) == Some(noted_len) && noted_rows <= rows;
-            let vouched =
-                if is_usable { Vouched::Beginning(noted_len, noted_crc32) } else { Vouched::Beginning(0, 0) };
+            let vouched = if is_usable { Vouched::Beginning(noted_len, noted_crc32) } else { Vouched::Beginning(0, 0) };
             if let Some(first) = tensor.shape.first_mut() {
                 *first = rows;
             }
@@ -518,8 +518,8 @@ impl Walked {
             }
         }
         // All records are known only if they reach up to where the index begins.
-        walked.complete &= frame.header.is_some_and(|header| header.index_offset <= end) && frame.base.0 >= 0
-            || frame.provisional;
+        walked.complete &=
+            frame.header.is_some_and(|header| header.index_offset <= end) && frame.base.0 >= 0 || frame.provisional;
         Ok(walked)
     }
 }
@@ -578,7 +578,11 @@ fn compare_records(
         })?;
     }
     for name in content.tensors.keys().filter(|name| !described.contains(*name)) {
-        report.damage(Part::Record, None, format!("the record of {} is damaged; the index has all that it said", quoted(name)));
+        report.damage(
+            Part::Record,
+            None,
+            format!("the record of {} is damaged; the index has all that it said", quoted(name)),
+        );
     }
     Ok(())
 }

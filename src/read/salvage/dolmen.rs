@@ -172,7 +172,8 @@ fn outcome(tensor: &Tensor, stored: &Stored, frame: &Frame, options: &SalvageOpt
             return Outcome::Lost(loss);
         }
         // Of rows, those that would be as they were found: only the replaced ones would not.
-        let whole = if tensor.strides.is_some() { None } else { RowsHit::of(&tensor.shape, tensor.dtype.bits(), &replaced) };
+        let whole =
+            if tensor.strides.is_some() { None } else { RowsHit::of(&tensor.shape, tensor.dtype.bits(), &replaced) };
         let rows = whole.map(|rows| (rows.count.saturating_sub(rows.hit_count()), rows.count));
         return Outcome::Lost(loss.rescued_by(Some(Rescue::new(needs.0, needs.1, rows))));
     }
@@ -202,6 +203,10 @@ fn add_storage(
     tensors: &[(&str, &Tensor, bool)],
     guest: &mut GuestIndex,
 ) -> Result<u32> {
+    if stored.byte_len() == 0 {
+        // It lies nowhere: where it would, the file may have ended.
+        return guest.storage(0, 0, Some(0));
+    }
     let place = frame.base.place(stored.own.start);
     if stored.is_intact()
         && let Some(place) = place
@@ -245,8 +250,7 @@ fn add_storage(
 fn filling(name: &str, tensor: &Tensor, fill: Fill, stored: &Stored) -> Result<Filling> {
     let none = |what: String| Error::invalid(what).with_tensor(name).with_advice("fill with zeros");
     let pattern = fill.pattern(tensor.dtype);
-    let pattern =
-        pattern.ok_or_else(|| none(format!("its dtype {} has no {}", tensor.dtype, fill.name())))?;
+    let pattern = pattern.ok_or_else(|| none(format!("its dtype {} has no {}", tensor.dtype, fill.name())))?;
     if let (DType::Bool, Fill::Byte(byte @ 2..)) = (tensor.dtype, fill) {
         return Err(none(format!("it is of dtype bool, and {byte:#04x} is neither 0 nor 1")));
     }

@@ -49,9 +49,8 @@ fn read_copy(bytes: [u8; HEADER_LEN]) -> Result<Option<Copy>> {
     }
     if raw.file_len == 0 {
         let header = Header::provisional(raw.alignment_log2, raw.block_log2);
-        let is_one = header.to_bytes() == bytes
-            && (6..=21).contains(&raw.alignment_log2)
-            && (12..=30).contains(&raw.block_log2);
+        let is_one =
+            header.to_bytes() == bytes && (6..=21).contains(&raw.alignment_log2) && (12..=30).contains(&raw.block_log2);
         return Ok(is_one.then_some(Copy::Provisional(header)));
     }
     match Header::parse(&bytes, raw.file_len, &Limits::NONE) {
@@ -79,7 +78,11 @@ impl Frame {
     ///
     /// # Errors
     /// [`UnsupportedVersion`](ErrorKind::UnsupportedVersion).
-    pub(super) fn find(file: &Damaged<'_>, report: &mut SalvageReport, looked_at: &dyn Fn(u64)) -> Result<Option<Frame>> {
+    pub(super) fn find(
+        file: &Damaged<'_>,
+        report: &mut SalvageReport,
+        looked_at: &dyn Fn(u64),
+    ) -> Result<Option<Frame>> {
         let first = file.array(0);
         let last_place = file.len().checked_sub(HEADER_LEN_U64).filter(|&place| place >= HEADER_LEN_U64);
         let last = last_place.and_then(|place| file.array(place));
@@ -225,7 +228,8 @@ struct Hit {
 #[derive(Default)]
 struct Candidate {
     copy: Option<Copy>,
-    bytes: u64,
+    /// How many headers and trailers say so.
+    copies: u64,
 }
 
 /// How many places are looked at closely.
@@ -241,10 +245,11 @@ fn search(file: &Damaged<'_>, at_end: Option<Copy>, looked_at: &dyn Fn(u64)) -> 
     for (place, copy) in copies.into_iter().chain(at_end.map(|copy| (last, copy))) {
         let mut add = |base: Option<Base>, found: Copy| {
             if let Some(base) = base {
-                let known = &mut candidates.entry(base).or_default().copy;
+                let Candidate { copy: known, copies } = candidates.entry(base).or_default();
                 if !matches!(known, Some(Copy::Committed(_))) {
                     *known = Some(found);
                 }
+                *copies = copies.saturating_add(1);
             }
         };
         match &copy {
@@ -268,39 +273,55 @@ fn search(file: &Damaged<'_>, at_end: Option<Copy>, looked_at: &dyn Fn(u64)) -> 
     let with_headers: Vec<Base> = candidates.keys().copied().take(2 * HEADERS).collect();
     let others = heaviest.into_iter().take(CANDIDATES).map(|(_, base)| base);
     let bases: std::collections::BTreeSet<Base> = with_headers.into_iter().chain(others).chain([Base(0)]).collect();
-    let mut best: Option<(u64, Base)> = None;
+    // Of headers that nothing else speaks for, that is the best whose file has most bytes here.
+    let overlap = |base: Base, candidate: &Candidate| match &candidate.copy {
+        Some(Copy::Committed(header)) => {
+            let places = base.places(&(0..header.file_len), file.len());
+            places.end.saturating_sub(places.start)
+        }
+        _ => 0,
+    };
+    let mut best: Option<((u64, u64), Base)> = None;
+    let mut patience = file.len().saturating_mul(2);
     for base in bases {
         let candidate = candidates.entry(base).or_default();
-        candidate.bytes = weigh(file, base, candidate.copy.as_ref(), &hits);
+        let weight = (weigh(file, base, candidate, &hits, &mut patience), overlap(base, candidate));
         let better = match best {
-            None => candidate.bytes > 0,
-            Some((bytes, Base(other))) => {
-                (candidate.bytes, std::cmp::Reverse(base.0.unsigned_abs()))
-                    > (bytes, std::cmp::Reverse(other.unsigned_abs()))
+            None => weight.0 > 0,
+            Some((other_weight, Base(other))) => {
+                (weight, std::cmp::Reverse(base.0.unsigned_abs()))
+                    > (other_weight, std::cmp::Reverse(other.unsigned_abs()))
             }
         };
         if better {
-            best = Some((candidate.bytes, base));
+            best = Some((weight, base));
         }
+    }
+    if best.is_none() && file.array::<16>(HEADER_LEN_U64).is_some_and(|bytes| walk::looks_like_an_index(&bytes)) {
+        // A file without tensors.
+        return Ok(Some(Frame::new(Base(0), None)));
     }
     Ok(best.map(|(_, base)| Frame::new(base, candidates.get(&base).and_then(|candidate| candidate.copy.as_ref()))))
 }
 
-/// How many bytes are described by what agrees with a base.
-fn weigh(file: &Damaged<'_>, base: Base, copy: Option<&Copy>, hits: &[Hit]) -> u64 {
+/// How many bytes are described by what agrees with a base: by an index that is whole, or by descriptors. `patience` is how many bytes of
+/// indexes may be hashed.
+fn weigh(file: &Damaged<'_>, base: Base, candidate: &Candidate, hits: &[Hit], patience: &mut u64) -> u64 {
+    let Candidate { copy, copies } = candidate;
     let there = |own: std::ops::Range<u64>| {
         let places = base.places(&own, file.len());
         places.end.saturating_sub(places.start)
     };
-    let alignment = copy.map(|copy| copy.header().alignment_log2);
-    let mut bytes = match copy {
-        None => 0,
-        Some(Copy::Provisional(_)) => HEADER_LEN_U64,
-        Some(Copy::Committed(header)) => {
-            let index = header.index_offset..header.index_offset.saturating_add(header.index_len);
-            HEADER_LEN_U64.saturating_add(there(index))
+    let alignment = copy.as_ref().map(|copy| copy.header().alignment_log2);
+    let mut bytes = copies.saturating_mul(HEADER_LEN_U64);
+    if let Some(Copy::Committed(header)) = copy
+        && header.index_len <= *patience
+    {
+        *patience = patience.saturating_sub(header.index_len);
+        if is_index_there(file, base, header) {
+            bytes = bytes.saturating_add(header.index_len);
         }
-    };
+    }
     // What the data of one record covers is not the data of another.
     let mut covered = 0;
     for hit in hits.iter().filter(|hit| !hit.view) {
@@ -392,8 +413,30 @@ fn find_all(bytes: &[u8], word: &[u8], most: usize, found: &mut Vec<usize>) {
     }
 }
 
+/// Whether the index that a header speaks of is there, whole.
+fn is_index_there(file: &Damaged<'_>, base: Base, header: &Header) -> bool {
+    const PIECE: u64 = 64 << 10;
+    let end = header.index_offset.saturating_add(header.index_len);
+    let own = header.index_offset..end;
+    if base.present(&own, file.len()) != own {
+        return false;
+    }
+    let mut buffer = Vec::new();
+    let mut hasher = crc32fast::Hasher::new();
+    let mut at = own.start;
+    while at < end {
+        let len = end.saturating_sub(at).min(PIECE);
+        buffer.resize(len_usize(len).unwrap_or(0), 0);
+        if !base.place(at).is_some_and(|place| file.read(place, &mut buffer)) {
+            return false;
+        }
+        hasher.update(&buffer);
+        at = at.saturating_add(len);
+    }
+    hasher.finalize() == header.index_crc32
+}
+
 /// Whether the checksum of an index is right, of which all bytes are there.
 pub(super) fn is_index_whole(header: &Header, index: &[u8]) -> bool {
     len_usize(header.index_len) == Some(index.len()) && crc32(index) == header.index_crc32
 }
-

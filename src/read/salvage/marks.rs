@@ -77,6 +77,23 @@ pub(crate) fn marks_of(report: &mut SalvageReport, fill: Option<Fill>, before: O
     (!marks.is_empty()).then_some(Value::Map(marks))
 }
 
+/// The tensors of a salvaged file of whose bytes nothing vouched for all when it was salvaged, by its metadata; none of any other file.
+pub fn marked_tensors(metadata: &BTreeMap<String, Value>) -> Vec<&str> {
+    match metadata.get(MARKS).and_then(|marks| marks.get(TENSORS)) {
+        Some(Value::Map(tensors)) => tensors.keys().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The name of the tensor that an object of a document stands for, if it is lost.
+pub fn lost_tensor(object: &Object) -> Option<&str> {
+    let Value::Global(class) = &object.class else { return None };
+    match (class.module.as_str(), class.name.as_str(), object.args.as_ref()?.as_slice()?) {
+        (module, name, [tensor]) if (module, name) == LOST => tensor.as_str(),
+        _ => None,
+    }
+}
+
 /// Whether marks are such as this version makes.
 fn is_understood(marks: &BTreeMap<String, Value>) -> bool {
     let is_ranges = |value: &Value| value.as_slice().is_some_and(|ranges| ranges.iter().all(|r| range_of(r).is_some()));

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 pub(crate) use dolmen::find;
 pub use fill::Fill;
-pub use marks::{LOST, MARKS};
-pub(crate) use marks::{mark_lost, marks_of};
+pub use marks::{LOST, MARKS, lost_tensor, marked_tensors};
+pub(crate) use marks::{mark_lost, marks_of, merge};
 pub use report::{
     Damage, Doubt, ExtraOutcome, Guide, Loss, LossReason, Outcome, Part, Rescue, RowsHit, SalvageReport, SalvagedTensor,
 };
@@ -61,6 +61,7 @@ pub(crate) type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 pub struct SalvageOptions {
     pub(crate) partial: Option<Fill>,
     pub(crate) unverified: bool,
+    pub(crate) raw: bool,
     pub(crate) limits: Limits,
     pub(crate) threads: usize,
     pub(crate) progress: Option<Progress>,
@@ -72,6 +73,7 @@ impl SalvageOptions {
         SalvageOptions {
             partial: None,
             unverified: false,
+            raw: false,
             limits: Limits::NONE,
             threads: super::default_threads(),
             progress: None,
@@ -88,6 +90,13 @@ impl SalvageOptions {
     /// the output is marked.
     pub fn unverified(mut self, unverified: bool) -> SalvageOptions {
         self.unverified = unverified;
+        self
+    }
+
+    /// Whether to save the storages of a PyTorch checkpoint whose pickle is lost, as bytes under the names of their records: of what dtype and
+    /// shape the tensors in them were, nothing says any more.
+    pub fn raw(mut self, raw: bool) -> SalvageOptions {
+        self.raw = raw;
         self
     }
 
@@ -121,6 +130,7 @@ impl std::fmt::Debug for SalvageOptions {
         f.debug_struct("SalvageOptions")
             .field("partial", &self.partial)
             .field("unverified", &self.unverified)
+            .field("raw", &self.raw)
             .field("limits", &self.limits)
             .field("threads", &self.threads)
             .finish_non_exhaustive()

@@ -159,6 +159,8 @@ pub struct Rescue {
     pub partial: bool,
     /// Whether [`unverified`](crate::SalvageOptions::unverified) must be asked for.
     pub unverified: bool,
+    /// Whether [`raw`](crate::SalvageOptions::raw) must be asked for.
+    pub raw: bool,
     /// How many of its rows would be as they were found, and how many it has.
     pub rows: Option<(u64, u64)>,
 }
@@ -295,6 +297,19 @@ impl ExtraOutcome {
     }
 }
 
+impl ExtraOutcome {
+    /// It is there and cannot be understood.
+    pub(crate) fn broken(why: impl Into<String>) -> ExtraOutcome {
+        ExtraOutcome::Lost(Loss::new(LossReason::DescriptionDamaged, why))
+    }
+
+    /// It would be saved if what nothing vouches for had been asked for.
+    pub(crate) fn not_vouched_for(why: impl Into<String>) -> ExtraOutcome {
+        let loss = Loss::new(LossReason::Unverified, why);
+        ExtraOutcome::Lost(loss.rescued_by(Some(Rescue::new(false, true, None))))
+    }
+}
+
 impl Loss {
     /// A loss that nothing helps against.
     pub(crate) fn new(reason: LossReason, why: impl Into<String>) -> Loss {
@@ -317,7 +332,13 @@ impl Loss {
 impl Rescue {
     /// What must be asked for, and how many rows of how many that would give.
     pub(crate) fn new(partial: bool, unverified: bool, rows: Option<(u64, u64)>) -> Rescue {
-        Rescue { partial, unverified, rows }
+        Rescue { partial, unverified, raw: false, rows }
+    }
+
+    /// Says that raw storages must be asked for, too.
+    pub(crate) fn raw(mut self) -> Rescue {
+        self.raw = true;
+        self
     }
 }
 

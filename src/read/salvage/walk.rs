@@ -168,7 +168,8 @@ impl<'f> Walk<'f> {
 
 /// Whether a section table could begin so: its count, and the first entry, which is that of the names.
 pub(super) fn looks_like_an_index(bytes: &[u8]) -> bool {
-    let Some((&[a, b, c, d, reserved @ .., k0, k1, k2, k3, f0, f1, f2, f3], _)) = bytes.split_first_chunk::<16>() else {
+    let Some((&[a, b, c, d, reserved @ .., k0, k1, k2, k3, f0, f1, f2, f3], _)) = bytes.split_first_chunk::<16>()
+    else {
         return false;
     };
     let count = u32::from_le_bytes([a, b, c, d]);

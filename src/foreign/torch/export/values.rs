@@ -194,7 +194,15 @@ impl<'w, 'd> Pickler<'w, 'd> {
             Value::Tuple(items) => self.tuple(items, number),
             Value::Set(items) => self.set("set", items, number),
             Value::FrozenSet(items) => self.set("frozenset", items, number),
-            Value::Object(object) => self.object(value, object, number),
+            Value::Object(object) => match crate::salvage::lost_tensor(object) {
+                None => self.object(value, object, number),
+                // PyTorch knows no such class. A text can be loaded everywhere, and nobody takes it for a tensor.
+                Some(name) => {
+                    self.notes.tensor(name, "it was lost, and a text that says so stands in its place");
+                    self.ops.text_once(format!("dolmen.Lost: {name}").as_bytes())?;
+                    self.remember(number)
+                }
+            },
             Value::Tensor(tensor) => self.tensor(tensor, number),
             Value::Shareable(_) | Value::SharedRef(_) => self.value(value),
             leaf => {

@@ -37,12 +37,14 @@ pub(in super::super) enum Found {
     InFile { offset: u64, len: u64, crc32: Option<u32> },
     /// A compressed record.
     Record(Box<Record>),
+    /// Not there any more, in a file that is being salvaged. It had so many bytes.
+    Lost { len: u64 },
 }
 
 impl Found {
-    fn len(&self) -> u64 {
+    pub(in super::super) fn len(&self) -> u64 {
         match self {
-            Found::InFile { len, .. } => *len,
+            Found::InFile { len, .. } | Found::Lost { len } => *len,
             Found::Record(record) => record.len,
         }
     }
@@ -55,6 +57,9 @@ pub(in super::super) enum Planned {
     Found { found: Found, swap: Option<u8>, copy: bool },
     /// Numbers that the pickle holds one by one.
     Held(Vec<u8>),
+    /// The beginning of one that is cut off, and a pattern instead of the rest: in a file that is being salvaged. The pattern begins at
+    /// byte `phase` of the storage.
+    Filled { offset: u64, have: u64, len: u64, swap: Option<u8>, pattern: Vec<u8>, phase: u64 },
     /// Bytes within the pickle.
     Payload { payload: Payload, form: Form, len: u64, crc32: u32 },
 }
@@ -64,7 +69,7 @@ impl Planned {
         match self {
             Planned::Found { found, .. } => found.len(),
             Planned::Held(bytes) => len_u64(bytes.len()),
-            Planned::Payload { len, .. } => *len,
+            Planned::Payload { len, .. } | Planned::Filled { len, .. } => *len,
         }
     }
 }
@@ -144,7 +149,7 @@ impl<'c> Storages<'c> {
         };
         let copy = match found {
             Found::InFile { offset, .. } => offset.checked_rem(id.alignment()).is_none_or(|rest| rest != 0),
-            Found::Record(_) => true,
+            Found::Record(_) | Found::Lost { .. } => true,
         };
         let number = self.plan(Planned::Found { found, swap, copy });
         self.by_key.insert(id.key.to_owned(), (number, byte_len, class));

@@ -87,13 +87,22 @@ impl<'g> StorageId<'g> {
         Some(StorageId { dtype, key, location, element_count: natural(count)?, view })
     }
 
+    /// All that a graph speaks of, some of them more than once.
+    pub(in super::super) fn all(graph: &'g Graph) -> impl Iterator<Item = StorageId<'g>> {
+        let nodes = (0..graph.len()).filter_map(|node| graph.node(u32::try_from(node).ok()?));
+        nodes.filter_map(|node| match node {
+            Node::Persistent(id) => StorageId::parse(graph, *id),
+            _ => None,
+        })
+    }
+
     /// What its data should begin at a multiple of, to be used where it lies.
     pub(super) fn alignment(&self) -> u64 {
         self.dtype.map_or(16, TorchDType::component_len).max(1)
     }
 
     /// How long it is in bytes, if that is a number at all.
-    pub(super) fn byte_len(&self) -> Option<u64> {
+    pub(in super::super) fn byte_len(&self) -> Option<u64> {
         match self.dtype {
             None => Some(self.element_count),
             Some(dtype) => self.element_count.checked_mul(dtype.element_len()),
