@@ -91,7 +91,10 @@ fn inputs_of_values_pass() {
 fn inputs_of_salvage_pass() {
     let outcomes = replay("salvage");
     let of = |outcome| outcomes.get(&outcome).copied().unwrap_or(0);
-    assert!(of(Outcome::Valid) >= 1 && of(Outcome::Opened("index")) >= 10 && of(Outcome::Opened("records")) >= 5, "{outcomes:?}");
+    assert!(
+        of(Outcome::Valid) >= 1 && of(Outcome::Opened("index")) >= 10 && of(Outcome::Opened("records")) >= 5,
+        "{outcomes:?}"
+    );
 }
 
 #[test]
@@ -366,6 +369,16 @@ fn count_outcomes() {
         *outcomes.entry(outcome).or_default() += 1;
     }
     outcomes.iter().for_each(|(outcome, count)| println!("{count:8} {outcome:?}"));
+}
+
+/// One input of a target: `DOLMEN_TARGET=salvage DOLMEN_INPUT=FILE`.
+#[test]
+#[ignore = "for people"]
+fn one_input() {
+    let target = std::env::var("DOLMEN_TARGET").expect("DOLMEN_TARGET is set");
+    let input = std::fs::read(std::env::var_os("DOLMEN_INPUT").expect("DOLMEN_INPUT is set")).unwrap();
+    let (_, check, _) = TARGETS.iter().find(|(name, ..)| *name == target).expect("a target");
+    println!("{:?}", check(&input));
 }
 
 /// Makes the seeds of `fuzz/seeds` anew.
