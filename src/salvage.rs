@@ -132,13 +132,16 @@ impl SalvageOptions {
 
 /// Finds what is good, with the finder for the file's format.
 fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
-    let start = crate::read::read_start(source)?;
+    // That a file cannot be read at its beginning is no reason not to look at the rest.
+    let begun = crate::read::read_start(source);
+    let start = begun.as_deref().unwrap_or_default();
     // Either can lie within a tensor of the other: how the file begins decides, if that is left.
     let is_zip = start.starts_with(b"PK");
     let mut dolmen = if is_zip { None } else { crate::read::salvage::find(source, options)? };
     if let Some(found) = dolmen.take_if(|found| found.report.has_something() || start.starts_with(&MAGIC)) {
         return Ok(found);
     }
+    let start = begun?;
     #[cfg(feature = "torch")]
     if let Some(found) = crate::foreign::torch::salvage::find(source, options)? {
         return Ok(found);

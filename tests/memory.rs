@@ -313,6 +313,38 @@ fn a_small_file_with_huge_numbers_takes_little_memory() {
 }
 
 #[test]
+fn a_damaged_file_longer_than_memory_should_hold_is_salvaged_piece_by_piece() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("f.dolmen"), dir.path().join("out.dolmen"));
+    let mut b = Builder::new();
+    b.tensor("t", deferred()).unwrap();
+    b.tensor("u", &[1u8, 2, 3]).unwrap();
+    b.save_with(&path, &quickly()).unwrap();
+    let mut file = std::fs::read(&path).unwrap();
+    let trailer = file.len() - 64;
+    file[5 * MIB] ^= 1;
+    for what in ["a block", "the header too", "the trailer too"] {
+        match what {
+            "the header too" => file[..64].fill(0),
+            "the trailer too" => file[trailer..].fill(0),
+            _ => {}
+        }
+        std::fs::write(&path, &file).unwrap();
+        let (saved, taken) = peak(|| {
+            let options = dolmen::SalvageOptions::new().partial(dolmen::Fill::Zeros).unverified(true);
+            let salvaged = options.salvage(&path).unwrap();
+            let save = dolmen::foreign::ConvertOptions::new().save(quickly()).validate(true);
+            drop(salvaged.save_with(&out, &save).unwrap());
+            salvaged.report().saved_count()
+        });
+        assert_eq!(saved, 2, "{what}");
+        assert!(taken < allowed(), "{what}: {} KiB", taken >> 10);
+        assert!(Checkpoint::open_on_demand(&out).unwrap().verify().unwrap().is_valid());
+    }
+}
+
+#[test]
 fn random_bytes_take_little_memory() {
     let _alone = alone();
     let mut random = Random::new(43);

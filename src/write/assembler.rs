@@ -291,11 +291,11 @@ impl<S: Sink> Assembler<S> {
             let mut note = false;
             if let Some(progress) = &mut open.progress
                 && piece.len() as u64 == room
-                && end - end % progress.row_len > open.written
+                && let Some(within) = (end - end % progress.row_len).checked_sub(open.written)
             {
-                let (whole, part) = piece.split_at((end - end % progress.row_len - open.written) as usize);
+                let (whole, part) = piece.split_at(within as usize);
                 open.hasher.update(whole);
-                (progress.whole_rows, progress.crc32) = (end - end % progress.row_len, open.hasher.so_far());
+                (progress.whole_rows, progress.crc32) = (open.written + within, open.hasher.so_far());
                 unhashed = part;
                 note = progress.whole_rows - progress.noted >= NOTE_EVERY;
             }

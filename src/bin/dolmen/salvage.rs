@@ -110,8 +110,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     if !args.json
         && let Some(e) = &report.impostor
     {
-        let e = dolmen::Error::new(e.kind(), e.reason()).with_path(&args.damaged);
-        return Err(e);
+        let told = dolmen::Error::new(e.kind(), e.reason()).with_path(&args.damaged);
+        return Err(e.advice().into_iter().fold(told, dolmen::Error::with_advice));
     }
     let (output, notes) = match args.output.as_ref().filter(|_| !args.dry_run && report.has_something()) {
         None => (None, Vec::new()),

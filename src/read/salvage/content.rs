@@ -169,7 +169,18 @@ fn find_index(file: &Damaged<'_>, frame: &Frame, at: u64, limits: &Limits) -> Op
         block_log2: frame.block_log2.unwrap_or(layout::DEFAULT_BLOCK_LOG2),
     };
     let sections = Sections::parse(&bytes, &header, limits).ok()?;
-    Some(Held { header, sections, bytes })
+    let mut held = Held { header, sections, bytes };
+    if frame.block_log2.is_none() {
+        // The length of blocks is the one with which the first storage has the CRC that its blocks combine to.
+        held.header.block_log2 = (12..=30u8)
+            .find(|&log2| {
+                held.header.block_log2 = log2;
+                let first = held.index().storage(0).ok().flatten();
+                first.is_some_and(|first| combine_blocks(first.blocks, first.data_len, log2) == first.crc32)
+            })
+            .unwrap_or(layout::DEFAULT_BLOCK_LOG2);
+    }
+    Some(held)
 }
 
 fn lost(reason: LossReason, why: impl Into<String>) -> Outcome {
@@ -181,34 +192,29 @@ impl Content {
     fn take_index(&mut self, index: &Index<'_>, report: &mut SalvageReport) -> Result<()> {
         let header_block_log2 = index.header().block_log2;
         let mut numbers: Vec<Option<u32>> = vec![None; index.storage_count()];
-        let mut places: Vec<(Range<u64>, usize)> = Vec::new();
-        let mut entries = Vec::with_capacity(index.storage_count());
-        for number in 0..index.storage_count() {
-            let entry = u32::try_from(number).ok().and_then(|n| index.storage(n).ok().flatten());
-            if let Some(entry) = &entry {
-                places.push((entry.place(), number));
-            }
-            entries.push(entry);
-        }
-        // Each byte belongs to one storage: so that each is read once, whatever the index says.
-        places.sort_by_key(|(place, number)| (place.start, *number));
-        let mut end = HEADER_LEN_U64;
-        for (place, number) in places {
-            let Some(entry) = entries.get(number).copied().flatten() else { continue };
-            if place.start < end {
-                let what = format!("storage {number} overlaps another");
-                report.damage(Part::Index, None, what);
-                continue;
-            }
-            end = place.end;
-            if combine_blocks(entry.blocks, entry.data_len, header_block_log2) != entry.crc32 {
-                report.damage(Part::Index, None, format!("the checksums of storage {number} contradict each other"));
-                continue;
-            }
-            if let Some(known) = numbers.get_mut(number) {
-                *known = u32::try_from(self.storages.len()).ok();
-                self.storages.push(Stored::new(place, Vouched::Blocks(header_block_log2, entry.blocks.to_vec())));
-            }
+        // Each byte belongs to one storage, and each block: so work and memory are in proportion, whatever the index says.
+        let (mut end, mut next_block) = (HEADER_LEN_U64, 0);
+        for (number, known) in numbers.iter_mut().enumerate() {
+            let entry = u32::try_from(number).ok().map_or(Ok(None), |number| index.storage(number));
+            let what = match entry {
+                Ok(Some(entry)) if entry.data_offset < end || entry.first_block < next_block => {
+                    format!("storage {number} overlaps the one before it")
+                }
+                Ok(Some(entry)) => {
+                    end = entry.place().end;
+                    next_block = entry.first_block.saturating_add(entry.blocks.len());
+                    if combine_blocks(entry.blocks, entry.data_len, header_block_log2) == entry.crc32 {
+                        *known = u32::try_from(self.storages.len()).ok();
+                        let vouched = Vouched::Blocks(header_block_log2, entry.blocks.to_vec());
+                        self.storages.push(Stored::new(entry.place(), vouched));
+                        continue;
+                    }
+                    format!("the checksums of storage {number} contradict each other")
+                }
+                Ok(None) => continue,
+                Err(e) => e.reason(),
+            };
+            report.damage(Part::Index, None, what);
         }
         for number in 0..index.tensor_count() {
             let entry = match index.tensor(number) {
@@ -304,7 +310,9 @@ impl Content {
             end = own.end;
             if let Ok(number) = u32::try_from(self.storages.len()) {
                 by_offset.insert(offset, number);
-                self.storages.push(Stored::new(own, Vouched::Whole(crc)));
+                let mut stored = Stored::new(own, Vouched::Whole(crc));
+                stored.only_viewed = view;
+                self.storages.push(stored);
             }
         }
         for record in found {
@@ -318,21 +326,18 @@ impl Content {
                 continue;
             }
             let known = by_offset.get(&data_offset).copied();
-            let stored = known.and_then(|number| self.storages.get_mut(len_usize(number.into())?).map(|s| (number, s)));
-            let Some((number, stored)) = stored else {
-                let (reason, why) = if view {
-                    (LossReason::StorageMissing, "the bytes that it is a view of were not found")
+            let stored = known.and_then(|number| Some((number, self.storages.get(len_usize(number.into())?)?)));
+            let same = stored
+                .filter(|(_, stored)| stored.byte_len() == data_len && stored.vouched == Vouched::Whole(data_crc32));
+            let Some((number, _)) = same else {
+                if view {
+                    report.damage(Part::Record, Some(place), view_of_nothing(&name));
                 } else {
-                    (LossReason::Overlap, "its bytes would be those of other records")
-                };
-                report.tensor(&name, Some(dtype), Some(&shape), loss(reason, why));
+                    let outcome = loss(LossReason::Overlap, "its bytes would be those of other records");
+                    report.tensor(&name, Some(dtype), Some(&shape), outcome);
+                }
                 continue;
             };
-            if stored.byte_len() != data_len || stored.vouched != Vouched::Whole(data_crc32) {
-                let why = "its record and another one contradict each other about its bytes";
-                report.tensor(&name, Some(dtype), Some(&shape), loss(LossReason::DescriptionDamaged, why));
-                continue;
-            }
             tensor.storage = number;
             if let Err(e) = catalog::check_tensor(&name, &tensor, data_len) {
                 let outcome = loss(LossReason::DescriptionDamaged, &e.reason());
@@ -369,6 +374,20 @@ impl Content {
         }
     }
 
+    /// Gives up views of storages that nothing but views speaks of, and whose checksum is not right: of a file within a tensor of this one, perhaps.
+    pub(super) fn drop_mere_views(&mut self, report: &mut SalvageReport) {
+        let storages = &self.storages;
+        self.tensors.retain(|name, tensor| {
+            let stored = len_usize(tensor.storage.into()).and_then(|number| storages.get(number));
+            let keep = stored.is_none_or(|stored| !stored.only_viewed || stored.is_intact());
+            if !keep {
+                report.damage(Part::Record, None, view_of_nothing(name));
+                report.may_have_more = true;
+            }
+            keep
+        });
+    }
+
     /// Takes the CRCs of blocks of a damaged index for storages where they combine to the CRC that the storage's own record has: they are
     /// proved by that.
     fn prove_blocks(&mut self, index: &Index<'_>, block_log2: u8) {
@@ -388,6 +407,11 @@ impl Content {
             }
         }
     }
+}
+
+/// What is said of a view whose storage is not found. The view is no tensor of the report, for it need not be one of this file.
+fn view_of_nothing(name: &str) -> String {
+    format!("there is a record of {}, a view of bytes that were not found", quoted(name))
 }
 
 /// A record that a walk found, with all that it says.

@@ -37,7 +37,8 @@ pub(crate) fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Opti
     let Some(frame) = Frame::find(&file, &mut report, &looked_at)? else { return Ok(None) };
     let mut content = content::find(&file, &frame, &options.limits, options.unverified, &mut report)?;
     check_all(&file, frame.base, &mut content.storages, options.threads, &looked_at)?;
-    for stored in &content.storages {
+    content.drop_mere_views(&mut report);
+    for stored in content.storages.iter().filter(|stored| !stored.only_viewed) {
         for bad in stored.bad.iter().chain(stored.unverified.iter().filter(|_| content.unfinished.is_none())) {
             let own = stored.own.start.saturating_add(bad.start)..stored.own.start.saturating_add(bad.end);
             let places = frame.base.places(&own, file.len());
@@ -110,7 +111,7 @@ fn assemble(
         let Some(stored) = len_usize(tensor.storage.into()).and_then(|number| content.storages.get(number)) else {
             continue;
         };
-        let outcome = outcome(tensor, stored, frame, options, &mut room);
+        let outcome = outcome(tensor, stored, frame, report.file_len, options, &mut room);
         if outcome.is_saved() {
             let partial = matches!(outcome, Outcome::Partial(_));
             saved.entry(tensor.storage).or_default().push((name, tensor, partial));
@@ -139,7 +140,14 @@ fn range_of(tensor: &Tensor) -> Range<u64> {
 }
 
 /// What becomes of a tensor.
-fn outcome(tensor: &Tensor, stored: &Stored, frame: &Frame, options: &SalvageOptions, room: &mut usize) -> Outcome {
+fn outcome(
+    tensor: &Tensor,
+    stored: &Stored,
+    frame: &Frame,
+    file_len: u64,
+    options: &SalvageOptions,
+    room: &mut usize,
+) -> Outcome {
     let range = range_of(tensor);
     let mut replaced = within(&stored.bad, &range);
     let mut unverified = within(&stored.unverified, &range);
@@ -147,6 +155,13 @@ fn outcome(tensor: &Tensor, stored: &Stored, frame: &Frame, options: &SalvageOpt
         return Outcome::Intact;
     }
     let extent = range.end.saturating_sub(range.start);
+    // Who fills must not be made to fill a disk by a number in a small file.
+    const ALWAYS_ALLOWED: u64 = 256 << 20;
+    let most = file_len.saturating_mul(16).max(ALWAYS_ALLOWED);
+    if !replaced.is_empty() && extent > most {
+        let why = format!("it would take {extent} bytes, far more than the file has");
+        return Outcome::Lost(Loss::new(LossReason::Limit, why));
+    }
     let is_all_bad = replaced.first() == Some(&(0..extent));
     let reason = match (stored.cut_off, replaced.is_empty()) {
         (_, true) => LossReason::Unverified,

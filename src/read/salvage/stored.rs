@@ -33,11 +33,13 @@ pub(super) struct Stored {
     pub(super) unverified: Vec<Range<u64>>,
     /// Whether bytes of it are not there.
     pub(super) cut_off: bool,
+    /// Whether nothing but views speaks of it. They could be those of a file that lies within a tensor of this one: only its checksum tells.
+    pub(super) only_viewed: bool,
 }
 
 impl Stored {
     pub(super) fn new(own: Range<u64>, vouched: Vouched) -> Stored {
-        Stored { own, vouched, bad: Vec::new(), unverified: Vec::new(), cut_off: false }
+        Stored { own, vouched, bad: Vec::new(), unverified: Vec::new(), cut_off: false, only_viewed: false }
     }
 
     /// How long its data is.
