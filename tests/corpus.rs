@@ -371,6 +371,55 @@ fn count_outcomes() {
     outcomes.iter().for_each(|(outcome, count)| println!("{count:8} {outcome:?}"));
 }
 
+/// Chooses from the corpora of a campaign (`DOLMEN_CORPORA=fuzz/corpus`) the inputs that reach code which no seed and no smaller input
+/// reaches, and puts them among the seeds. It asks the counters of this very process: built with
+/// `RUSTFLAGS="-C instrument-coverage --cfg dolmen_coverage"`, run with --test-threads=1.
+#[cfg(dolmen_coverage)]
+#[test]
+#[ignore = "writes to fuzz/seeds"]
+fn choose_inputs() {
+    unsafe extern "C" {
+        fn __llvm_profile_begin_counters() -> *const u64;
+        fn __llvm_profile_end_counters() -> *const u64;
+    }
+    let reached = || {
+        // SAFETY: both are of the profiler's runtime, and give the ends of one array that lives as long as the program. No other thread runs.
+        let counters = unsafe {
+            let (begin, end) = (__llvm_profile_begin_counters(), __llvm_profile_end_counters());
+            std::slice::from_raw_parts(begin, end.offset_from(begin) as usize)
+        };
+        counters.iter().filter(|&&count| count != 0).count()
+    };
+    let longest = std::env::var("DOLMEN_LONGEST").map_or(4096, |longest| longest.parse().expect("a number"));
+    let corpora = root().join(std::env::var("DOLMEN_CORPORA").expect("DOLMEN_CORPORA is set"));
+    for (target, ..) in TARGETS {
+        replay(target);
+    }
+    let mut known = reached();
+    for (target, check, _) in TARGETS {
+        let mut inputs: Vec<Vec<u8>> =
+            files(&corpora.join(target)).into_iter().map(|path| std::fs::read(path).unwrap()).collect();
+        inputs.retain(|input| input.len() <= longest);
+        inputs.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let (mut kept, mut bytes) = (0, 0);
+        for input in &inputs {
+            if std::panic::catch_unwind(|| check(input)).is_err() {
+                eprintln!("{target}: an input panics: {:08x}", crc32fast::hash(input));
+                continue;
+            }
+            let now = reached();
+            if now > known {
+                let name = format!("reaches-{:08x}", crc32fast::hash(input));
+                std::fs::create_dir_all(root().join("fuzz/seeds").join(target)).unwrap();
+                std::fs::write(root().join("fuzz/seeds").join(target).join(name), input).unwrap();
+                (kept, bytes) = (kept + 1, bytes + input.len());
+            }
+            known = now;
+        }
+        println!("{target}: {kept} of {} inputs, {bytes} bytes", inputs.len());
+    }
+}
+
 /// One input of a target: `DOLMEN_TARGET=salvage DOLMEN_INPUT=FILE`.
 #[test]
 #[ignore = "for people"]
@@ -525,6 +574,32 @@ fn make_seeds() {
     for (name, start) in others {
         write("open_bytes", name, start);
     }
+}
+
+#[test]
+fn work_that_is_not_linear_is_found_out() {
+    let allowance = fuzz::work::Allowance::of(100, 10);
+    let bytes = vec![1u8; 20_000];
+    let linear = || bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+    assert_eq!(fuzz::work::bounded("a sum", allowance, bytes.len() as u64, linear), 20_000);
+    let quadratic = || bytes.iter().map(|_| std::hint::black_box(linear())).sum::<u64>();
+    let found = std::panic::catch_unwind(|| fuzz::work::bounded("sums", allowance, bytes.len() as u64, quadratic));
+    assert!(found.is_err(), "work of the square of the length passes");
+
+    let counted = fuzz::work::Counted::new(&bytes);
+    let mut buffer = vec![0; bytes.len()];
+    let read = |times: usize| {
+        (0..times).for_each(|_| dolmen::ReadAt::read_exact_at(&counted, &mut buffer.clone(), 0).unwrap())
+    };
+    read(2);
+    counted.check("reading", 2, 64);
+    read(8);
+    assert!(
+        std::panic::catch_unwind(|| counted.check("reading", 2, 64)).is_err(),
+        "reading ten times passes for twice"
+    );
+    (0..20_000).for_each(|at| dolmen::ReadAt::read_exact_at(&counted, &mut buffer[..1], at).unwrap());
+    assert!(std::panic::catch_unwind(|| counted.check("reading", 100, 1000)).is_err(), "bytes one by one pass");
 }
 
 /// What the inputs of all targets took at most; what is allowed should be several times as much.

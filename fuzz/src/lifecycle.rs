@@ -13,7 +13,7 @@ use super::work::{self, Allowance};
 use super::{heap, json};
 
 /// What reading such a file may take of the processor.
-const LINEAR: Allowance = Allowance::of(4_000, 2_000);
+const LINEAR: Allowance = Allowance::of(4_000, 400);
 
 /// A directory of this process and thread, in memory where there is a place for that.
 fn scratch(what: &str) -> PathBuf {

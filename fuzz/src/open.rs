@@ -39,7 +39,7 @@ const RUNS: u32 = 2000;
 /// What opening a file, or verifying it, may take of the processor.
 const LINEAR: Allowance = Allowance::of(2_000, 300);
 /// The same for files of other formats, which become values and an index first.
-pub const GUEST: Allowance = Allowance::of(4_000, 2_000);
+pub const GUEST: Allowance = Allowance::of(4_000, 400);
 /// Bytes that a file stands for at most, for each of its own that is compressed.
 const INFLATED: u64 = 1032;
 

@@ -12,7 +12,7 @@ use super::seal::{self, Mutate, Places};
 use super::work::{self, Allowance, Counted};
 
 /// What salvaging may take of the processor.
-const LINEAR: Allowance = Allowance::of(4_000, 2_000);
+const LINEAR: Allowance = Allowance::of(4_000, 400);
 /// Bytes that are copied for one input.
 const COPIED: u64 = 4 << 20;
 /// Bytes of a damage in an input.
@@ -25,20 +25,23 @@ pub fn salvage(data: &[u8]) -> Outcome {
     let count = usize::from(count % 8);
     let Some((damages, file)) = rest.split_at_checked(count * DAMAGE_LEN) else { return Outcome::Refused("empty") };
     let original = Checkpoint::from_bytes(file).ok().filter(|original| {
-        original.format() == "dolmen"
+        matches!(original.format(), "dolmen" | "torch")
             && !holds_another(file)
             && original.verify_with(&open::options()).is_ok_and(|r| r.is_valid())
     });
     let Some(original) = original else {
-        let Some(salvaged) = salvaged(file, asked) else { return Outcome::Refused("limit") };
+        let Some(salvaged) = salvaged(file, asked, false) else { return Outcome::Refused("limit") };
         check_copy(&salvaged);
         return outcome(&salvaged);
     };
     let mut damaged = Damaged::new(file);
     damages.chunks(DAMAGE_LEN).for_each(|damage| damaged.apply(damage));
-    let Some(salvaged) = salvaged(&damaged.bytes, asked) else { return Outcome::Refused("limit") };
+    let Some(salvaged) = salvaged(&damaged.bytes, asked, true) else { return Outcome::Refused("limit") };
     check_against(&salvaged, &original);
-    check_saved(&salvaged, &original, &damaged);
+    // Of an archive there is no knowing what each byte is for.
+    if original.format() == "dolmen" {
+        check_saved(&salvaged, &original, &damaged);
+    }
     check_copy(&salvaged);
     outcome(&salvaged)
 }
@@ -55,13 +58,20 @@ fn outcome(salvaged: &Salvaged) -> Outcome {
 /// Whether a file has bytes that could be taken for another file's, or for another record of it.
 fn holds_another(file: &[u8]) -> bool {
     let places = seal::places(file);
+    #[cfg(feature = "torch")]
+    if !file.starts_with(seal::MAGIC) {
+        let headers = file.windows(4).filter(|bytes| bytes == b"PK\x03\x04").count();
+        return super::torch::parse(file).is_none_or(|zip| zip.entries.len() != headers);
+    }
     let count = |magic: &[u8]| file.windows(8).filter(|bytes| bytes == &magic).count();
     // Without what begins each magic, nothing cut or moved can become one.
     count(seal::MAGIC) != 2 || count(b"DOLMREC\n") != places.descriptors.len()
 }
 
-fn options(asked: u8) -> SalvageOptions {
+fn options(asked: u8, known: bool) -> SalvageOptions {
     let options = SalvageOptions::new().threads(1).unverified(asked & 1 != 0);
+    // Storages without a pickle get names that the file does not have.
+    let options = if known { options } else { options.raw(asked & 16 != 0) };
     match asked >> 1 & 7 {
         0..3 => options,
         3 | 4 => options.partial(Fill::Zeros),
@@ -72,11 +82,12 @@ fn options(asked: u8) -> SalvageOptions {
 }
 
 /// Salvages within bounds of memory, time and reads; `None` if the caller asked for what there is not.
-fn salvaged(bytes: &[u8], asked: u8) -> Option<Salvaged> {
+fn salvaged(bytes: &[u8], asked: u8, known: bool) -> Option<Salvaged> {
     let places = seal::places(bytes);
     let values: usize = [6, 7].map(|kind| places.section(kind).len()).iter().sum();
-    let (found, peak) =
-        heap::peak(|| work::bounded("salvaging", LINEAR, bytes.len() as u64, || options(asked).salvage_bytes(bytes)));
+    let (found, peak) = heap::peak(|| {
+        work::bounded("salvaging", LINEAR, bytes.len() as u64, || options(asked, known).salvage_bytes(bytes))
+    });
     let allowed = 4 * FIXED + 8 * PER_BYTE * bytes.len() as u64 + PER_VALUE_BYTE * values as u64;
     assert!(peak <= allowed, "{peak} bytes were in use for a file of {}; {allowed} are allowed", bytes.len());
     let found = match found {
@@ -90,7 +101,7 @@ fn salvaged(bytes: &[u8], asked: u8) -> Option<Salvaged> {
     };
     if open::is_chosen(bytes, 4) {
         let counted = Counted::new(bytes);
-        let report = options(asked).examine(&counted).expect("it was salvaged");
+        let report = options(asked, known).examine(&counted).expect("it was salvaged");
         counted.check("salvaging", 8, 8);
         assert_eq!(report.tensors, found.report().tensors);
         assert_eq!(
@@ -372,6 +383,17 @@ fn marks_of(marks: &dolmen::Value) -> Option<&std::collections::BTreeMap<String,
     }
 }
 
+type Inner = fn(&mut [u8], usize, usize, u32, &mut Mutate<'_>) -> usize;
+
+fn inner_mutator(file: &[u8]) -> Inner {
+    #[cfg(feature = "torch")]
+    if file.starts_with(b"PK") {
+        return super::torch::mutate;
+    }
+    let _ = file;
+    seal::mutate
+}
+
 /// The mutation of the target `salvage`: of what is asked for, of a damage, or of the file, whose checksums are right again.
 pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: &mut Mutate<'_>) -> usize {
     let mut random = Random(seed.into());
@@ -405,7 +427,8 @@ pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: 
         _ => {
             let len = file.len();
             file.resize(max_size, 0);
-            let new = seal::mutate(&mut file, len, max_size, random.u64() as u32, mutate);
+            let inner = inner_mutator(&file[..len]);
+            let new = inner(&mut file, len, max_size, random.u64() as u32, mutate);
             file.truncate(new);
         }
     }
@@ -435,6 +458,14 @@ pub fn seeds(file: &[u8], blocks: &[u8]) -> Vec<(String, Vec<u8>)> {
     ];
     for (name, damages) in together {
         seeds.push((name.to_owned(), [&[7, damages.len() as u8][..], &damages.concat(), file].concat()));
+    }
+    #[cfg(feature = "torch")]
+    for (number, (target, name, archive)) in super::torch::seeds().into_iter().enumerate() {
+        if target == "torch_zip" && archive.starts_with(b"PK") {
+            let kind = [0, 1, 3, 8, 9, 11, 10][number / 2 % 7];
+            let damage = [kind, 1, 90 + number as u8, 20, 0xAA, 0];
+            seeds.push((format!("torch-{name}"), [&[7, 1][..], &damage, &archive].concat()));
+        }
     }
     seeds.push(("whole".to_owned(), [&[0, 0][..], file].concat()));
     seeds.push(("raw-cut".to_owned(), [&[7, 0][..], &file[..file.len() / 2]].concat()));
