@@ -3,8 +3,9 @@
 use std::io::Cursor;
 
 use dolmen::foreign::{ConvertOptions, Held, Notes, convert, npy, npz, safetensors, torch};
+use dolmen::format::value::TensorRef;
 use dolmen::{
-    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, Limits, Result, SaveOptions, TensorView,
+    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, Limits, Result, SaveOptions, TensorData, TensorView,
     Value,
 };
 
@@ -96,7 +97,7 @@ fn to_safetensors(checkpoint: &Checkpoint) {
 }
 
 fn to_numpy(checkpoint: &Checkpoint) {
-    for tensor in checkpoint.tensors().take(4) {
+    for tensor in checkpoint.tensors().take(40) {
         let tensor = tensor.expect("valid");
         let mut file = Vec::new();
         let Some(notes) = written(npy::write_npy(&tensor, &mut file)) else { continue };
@@ -243,4 +244,44 @@ fn by_path(checkpoint: &Checkpoint, data: &[u8]) {
         assert!(globals.is_ok_and(|globals| globals.iter().all(|global| !global.path().is_empty())));
     }
     std::fs::remove_file(&input).expect("it was written");
+}
+
+/// Files whose documents say of tensors of every dtype that they are negated, conjugated, or lists.
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let file = |attributes: &[(&str, Value)], dtypes: &[DType], shape: &[u64], mentioned: bool| {
+        let mut builder = Builder::new();
+        let mut items = Vec::new();
+        for &dtype in dtypes {
+            let count = shape.iter().product::<u64>();
+            let len = (count * u64::from(dtype.bits())).div_ceil(8);
+            let bytes = (0..len).map(|n| (n % 2) as u8).collect::<Vec<u8>>();
+            let name = dtype.to_string();
+            builder.tensor(&name, TensorData::raw(dtype, shape.to_vec(), bytes).expect("sound")).expect("sound");
+            let mut reference = TensorRef::new(&name);
+            reference.attributes.extend(attributes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+            items.push(Value::Tensor(Box::new(reference)));
+            if !mentioned {
+                builder.alias(&format!("{name}, again"), &name).expect("sound");
+            }
+        }
+        builder.document(Value::List(items));
+        builder.to_vec().expect("sound")
+    };
+    let complex = [DType::C32, DType::C64, DType::C128];
+    let of = |packed: bool| DType::ALL.iter().copied().filter(|dtype| dtype.is_packed() == packed).collect::<Vec<_>>();
+    let listed: Vec<_> = of(false).into_iter().filter(|dtype| dtype.bits() <= 128).collect();
+    let yes = || Value::from(true);
+    let list = || Value::from("list");
+    vec![
+        ("negated", file(&[("neg", yes())], &of(false), &[2], true)),
+        ("negated-packed", file(&[("neg", yes())], &of(true), &[4], true)),
+        ("negated-packed-in-part", file(&[("neg", yes())], &of(true), &[3], true)),
+        ("negated-not-mentioned", file(&[("neg", yes())], &[DType::F32, DType::I16], &[2], false)),
+        ("conjugated", file(&[("conj", yes())], &complex, &[2], true)),
+        ("conjugated-and-negated", file(&[("conj", yes()), ("neg", yes())], &complex, &[2], true)),
+        ("lists", file(&[("as", list())], &listed[..6], &[2, 2], true)),
+        ("lists-of-numbers", file(&[("as", list())], &listed[6..16.min(listed.len())], &[2], true)),
+        ("lists-of-nothing", file(&[("as", list())], &listed[..3], &[2, 0, 3], true)),
+        ("list-that-is-one-number", file(&[("as", list())], &listed[9..16.min(listed.len())], &[], true)),
+    ]
 }

@@ -1,9 +1,11 @@
 //! Salvage: whatever was done to a file, nothing that is called intact differs from what it held, and what was not hit is saved.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dolmen::salvage::{Doubt, MARKS, Outcome as Became, Salvaged};
-use dolmen::{Builder, Checkpoint, ErrorKind, Fill, SalvageOptions, TensorView};
+use dolmen::{Builder, Checkpoint, DType, ErrorKind, Fill, Limits, SalvageOptions, TensorData, TensorView};
 
 use super::dice::{Dice, Random};
 use super::heap;
@@ -69,7 +71,7 @@ fn holds_another(file: &[u8]) -> bool {
 }
 
 fn options(asked: u8, known: bool) -> SalvageOptions {
-    let options = SalvageOptions::new().threads(1).unverified(asked & 1 != 0);
+    let options = SalvageOptions::default().threads(1).unverified(asked & 1 != 0).limits(Limits::NONE);
     // Storages without a pickle get names that the file does not have.
     let options = if known { options } else { options.raw(asked & 16 != 0) };
     match asked >> 1 & 7 {
@@ -101,7 +103,14 @@ fn salvaged(bytes: &[u8], asked: u8, known: bool) -> Option<Salvaged> {
     };
     if open::is_chosen(bytes, 4) {
         let counted = Counted::new(bytes);
-        let report = options(asked, known).examine(&counted).expect("it was salvaged");
+        let looked_at = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&looked_at);
+        let progress = move |bytes| {
+            told.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let options = options(asked, known).progress(progress);
+        assert!(format!("{options:?}").contains("threads: 1"));
+        let report = options.examine(&counted).expect("it was salvaged");
         counted.check("salvaging", 8, 8);
         assert_eq!(report.tensors, found.report().tensors);
         assert_eq!(
@@ -111,6 +120,19 @@ fn salvaged(bytes: &[u8], asked: u8, known: bool) -> Option<Salvaged> {
     }
     let report = found.report();
     assert_eq!(report.file_len, bytes.len() as u64);
+    let mut names = vec![report.guide.name(), report.metadata.name(), report.document.name()];
+    names.extend(report.damages.iter().map(|damage| damage.part.name()));
+    names.extend(report.tensors.iter().map(|tensor| tensor.outcome.name()));
+    for tensor in &report.tensors {
+        match &tensor.outcome {
+            Became::Lost(loss) => names.push(loss.reason.name()),
+            other => {
+                let rows = other.doubt().and_then(|doubt| doubt.rows.as_ref());
+                assert!(rows.is_none_or(|rows| rows.hit_count() <= rows.count), "{other:?}");
+            }
+        }
+    }
+    assert!(names.iter().all(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
     assert_eq!(report.saved_count(), found.checkpoint().len());
     assert!(report.tensors.is_sorted_by(|a, b| a.name <= b.name));
     assert_eq!(report.is_complete() && report.damage_count == 0, report.is_undamaged());
@@ -272,7 +294,7 @@ impl Damaged {
                 self.moved = true;
                 self.bytes.drain(..(much * 8).min(self.bytes.len()));
             }
-            12 if self.bytes.len() > 128 && !self.moved => {
+            12 if (64..=self.bytes.len()).contains(&self.places.index.start) && !self.moved => {
                 // A writer was killed: its header says that nothing was committed, and there is no index yet.
                 self.unfinished = true;
                 let end = self.places.index.start;
@@ -458,6 +480,35 @@ pub fn seeds(file: &[u8], blocks: &[u8]) -> Vec<(String, Vec<u8>)> {
     ];
     for (name, damages) in together {
         seeds.push((name.to_owned(), [&[7, damages.len() as u8][..], &damages.concat(), file].concat()));
+    }
+    // Every dtype, damaged and filled with ones; those that have one, with NaN; those that have not.
+    let typed = |dtypes: &[DType]| {
+        let mut builder = Builder::new();
+        for &dtype in dtypes {
+            let len = (8 * u64::from(dtype.bits())).div_ceil(8);
+            let bytes = (0..len).map(|n| (n % 2) as u8).collect::<Vec<u8>>();
+            let tensor = TensorData::raw(dtype, [8], bytes).expect("sound");
+            builder.tensor(&dtype.to_string(), tensor).expect("sound");
+        }
+        builder.to_vec().expect("sound")
+    };
+    let (with_nan, without): (Vec<_>, Vec<_>) = DType::ALL.iter().copied().partition(|dtype| {
+        let name = dtype.to_string();
+        dtype.byte_size().is_some() && !name.starts_with("f4") && name.starts_with(['f', 'b', 'c']) && name != "bool"
+    });
+    let all = typed(DType::ALL);
+    let middle = (all.len() / 4) as u16;
+    let over = |at: u16| [&[2][..], &at.to_be_bytes(), &[255, 3, 0]].concat();
+    seeds.push(("ones".to_owned(), [&[12, 2][..], &over(70), &over(middle), &all].concat()));
+    seeds.push(("bytes".to_owned(), [&[10, 1][..], &over(70), &all].concat()));
+    seeds.push(("nan".to_owned(), [&[14, 1][..], &over(70), &typed(&with_nan)].concat()));
+    seeds.push(("nan-there-is-none".to_owned(), [&[14, 1][..], &over(70), &typed(&without[..2])].concat()));
+    #[cfg(feature = "torch")]
+    for (name, cut) in [("legacy", 0), ("legacy-cut", 40)] {
+        let (_, _, file) = super::torch::seeds().into_iter().find(|seed| seed.1 == "legacy-tensor").expect("it is one");
+        for asked in [0, 1, 16] {
+            seeds.push((format!("{name}-asked-{asked}"), [&[asked, 0][..], &file[..file.len() - cut]].concat()));
+        }
     }
     #[cfg(feature = "torch")]
     for (number, (target, name, archive)) in super::torch::seeds().into_iter().enumerate() {
