@@ -11,7 +11,9 @@ cd "$(dirname "$0")"
 total=${1:-60}
 sanitizer=${SANITIZER:-address}
 jobs=${JOBS:-1}
-read -r -a targets <<< "${TARGETS:-open_bytes open_resealed write_model values safetensors torch_zip torch_pickle pipeline_state failed_log feature_table}"
+# Shared with campaign.sh: targets, folders of inputs, options.
+# shellcheck source=targets.sh
+. ./targets.sh
 
 skip() {
     echo "SKIPPED: NO FUZZING WAS DONE: $1" >&2
@@ -26,17 +28,12 @@ case $total in '' | *[!0-9]*) echo "usage: $0 [SECONDS_TOTAL]" >&2; exit 1 ;; es
 each=$((total * jobs / ${#targets[@]}))
 [ "$each" -ge 1 ] || each=1
 
-# The libFuzzer options are the same for all, so that a find is the same find for everyone.
 fuzz() {
-    local target=$1 log="artifacts/$1.log"
+    local target=$1 log="artifacts/$1.log" folders options
     mkdir -p "artifacts/$target" "corpus/$target"
-    local folders=("corpus/$target")
-    for folder in "seeds/$target" "regressions/$target"; do [ -d "$folder" ] && folders+=("$folder"); done
-    # What is a checkpoint to one target may be a table to another.
-    case $target in feature_table) folders+=(seeds/torch_zip ../tests/torch_data) ;; esac
-    case $target in open_*) folders+=(../spec/vectors/accept ../spec/vectors/reject) ;; esac
-    local options=(-max_total_time="$each" -max_len=16384 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -close_fd_mask=1)
-    case $target in values | open_bytes) options+=(-dict=dolmen.dict) ;; torch_* | feature_table) options+=(-dict=torch.dict) ;; esac
+    read -r -a folders <<< "$(folders_of "$target")"
+    read -r -a options <<< "$(options_of "$target")"
+    options+=(-max_total_time="$each")
     if cargo +nightly fuzz run -s "$sanitizer" "$target" "${folders[@]}" -- "${options[@]}" > "$log" 2>&1; then
         local done executions
         done=$(grep -a 'DONE   cov:' "$log" | tail -n 1)

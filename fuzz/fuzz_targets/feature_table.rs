@@ -1,9 +1,9 @@
 #![no_main]
 
-use dolmen_fuzz::torch;
+use dolmen_fuzz::table;
 
 libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    torch::mutate(data, size, max_size, seed, &mut libfuzzer_sys::fuzzer_mutate)
+    table::mutate(data, size, max_size, seed, &mut libfuzzer_sys::fuzzer_mutate)
 });
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dolmen::format::value::{Dict, DictKind, Object};
 use dolmen::write::StorageId;
 use dolmen::{
     Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, SaveOptions, TensorData, Value,
@@ -35,6 +36,9 @@ struct Model {
 
 /// Elements, or `None` where the format has no such shape.
 fn count(shape: &[u64], bits: u32) -> Option<u128> {
+    if bits == 0 {
+        return None;
+    }
     let nonzero = shape.iter().try_fold(u128::from(bits), |product, &dim| product.checked_mul(dim.max(1).into()))?;
     if nonzero > u64::MAX.into() {
         return None;
@@ -177,11 +181,146 @@ fn small_value(dice: &mut Dice<'_>, depth: usize) -> Value {
         6 => Value::List((0..dice.below(4)).map(|_| small_value(dice, depth + 1)).collect()),
         7 => Value::Tuple((0..dice.below(4)).map(|_| small_value(dice, depth + 1)).collect()),
         _ => {
-            let mut dict = dolmen::format::value::Dict::new();
+            let mut dict = Dict::new();
             (0..dice.below(3)).for_each(|_| dict.push(small_value(dice, depth + 1), small_value(dice, depth + 1)));
             Value::from(dict)
         }
     }
+}
+
+/// A value that most often has something that cannot be written, somewhere.
+fn any_value(dice: &mut Dice<'_>, depth: usize) -> Value {
+    let within = |dice: &mut Dice<'_>| any_value(dice, depth + 1);
+    let boxed = |dice: &mut Dice<'_>| if dice.one_in(2) { Some(Box::new(any_value(dice, depth + 1))) } else { None };
+    let pairs = |dice: &mut Dice<'_>| (0..dice.below(3)).map(|_| (within(dice), within(dice))).collect::<Vec<_>>();
+    match dice.below(if depth > 3 { 5 } else { 16 }) {
+        0 => Value::Null,
+        1 => {
+            Value::Wtf8(if dice.one_in(2) { dice.take(3).to_vec() } else { vec![0xED, 0xA0 + dice.byte() % 32, 0x80] })
+        }
+        2 => Value::SharedRef(dice.below(3) as u64),
+        3 => Value::global("m", "C"),
+        4 => small_value(dice, 4),
+        5 | 6 => {
+            let mut dict = Dict::of_kind(
+                [DictKind::Plain, DictKind::Ordered, DictKind::Default, DictKind::Counter][dice.below(4)],
+            );
+            dict.entries = pairs(dice);
+            (dict.factory, dict.attributes) = (boxed(dice), boxed(dice));
+            Value::from(dict)
+        }
+        7 | 8 => {
+            let mut object = Object::new(within(dice));
+            object.args = boxed(dice).map(|args| if dice.one_in(3) { *args } else { Value::Tuple(vec![*args]) });
+            object.state = boxed(dice).map(|state| *state);
+            object.kwargs = if dice.one_in(2) { Some(pairs(dice)) } else { None };
+            object.items = boxed(dice).map(|item| vec![*item]);
+            object.entries = if dice.one_in(2) { Some(pairs(dice)) } else { None };
+            object.new = if dice.one_in(2) { Some(name(dice)) } else { None };
+            Value::Object(Box::new(object))
+        }
+        9..12 => Value::Shareable(Box::new(within(dice))),
+        12 => Value::Map((0..dice.below(3)).map(|_| (name(dice), within(dice))).collect()),
+        13 => Value::Complex(f64::from_bits(dice.u64()), 0.5),
+        14 => {
+            let levels = 500 + dice.below(30);
+            (0..levels).fold(within(dice), |inner, _| Value::Tuple(vec![inner]))
+        }
+        _ => Value::List((0..dice.below(4)).map(|_| within(dice)).collect()),
+    }
+}
+
+/// Whether a value can be written, by the rules of section 7: what the crate's encoder must find too.
+struct Writable {
+    document: bool,
+    /// Shareable values that have begun.
+    begun: u64,
+}
+
+/// Arrays, maps and tags that nest.
+const DEPTH: usize = 1024;
+
+impl Writable {
+    fn of(value: &Value, document: bool) -> bool {
+        // Metadata is a map around its values.
+        Writable { document, begun: 0 }.check(value, if document { 0 } else { 1 })
+    }
+
+    fn all<'v>(&mut self, values: impl IntoIterator<Item = &'v Value>, depth: usize) -> bool {
+        depth < DEPTH && values.into_iter().all(|value| self.check(value, depth + 1))
+    }
+
+    fn pairs(&mut self, pairs: &[(Value, Value)], depth: usize) -> bool {
+        self.all(pairs.iter().flat_map(|(key, value)| [key, value]), depth)
+    }
+
+    /// `depth` is how many levels are around it.
+    fn check(&mut self, value: &Value, depth: usize) -> bool {
+        let tag = depth < DEPTH;
+        match value {
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Bytes(_) => true,
+            // Those beyond 64 bits are tags.
+            Value::BigInt(big) => big.magnitude().len() <= 8 || tag,
+            Value::ByteArray(_) => tag,
+            Value::Complex(..) => depth + 1 < DEPTH,
+            Value::Wtf8(bytes) => tag && std::str::from_utf8(bytes).is_err() && is_generalised(bytes),
+            Value::List(items) => self.all(items, depth),
+            Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => tag && self.all(items, depth + 1),
+            Value::Dict(dict) if dict.kind == DictKind::Plain => {
+                dict.factory.is_none() && dict.attributes.is_none() && tag && self.pairs(&dict.entries, depth + 1)
+            }
+            Value::Dict(dict) => {
+                let further = [dict.factory.as_deref(), dict.attributes.as_deref()];
+                (dict.factory.is_none() || dict.kind == DictKind::Default)
+                    && further.iter().flatten().all(|value| !value.is_null())
+                    && self.pairs(&dict.entries, depth + 2)
+                    && self.all(further.into_iter().flatten(), depth + 1)
+            }
+            Value::Map(map) => !self.document && self.all(map.values(), depth),
+            Value::Tensor(tensor) => {
+                let levels = if tensor.attributes.is_empty() { tag } else { depth + 2 < DEPTH };
+                self.document && levels && self.all(tensor.attributes.values(), depth + 2)
+            }
+            Value::Global(_) => self.document && depth + 1 < DEPTH,
+            Value::Object(object) => {
+                let args = object.args.as_ref();
+                self.document
+                    && depth + 1 < DEPTH
+                    && args.is_none_or(|args| matches!(args, Value::Tuple(_) | Value::List(_)))
+                    && self.all(args, depth + 1)
+                    && self.all([&object.class], depth + 1)
+                    && object.items.as_ref().is_none_or(|items| self.all(items, depth + 2))
+                    && self.all(&object.state, depth + 1)
+                    && object.kwargs.as_ref().is_none_or(|kwargs| self.pairs(kwargs, depth + 3))
+                    && object.entries.as_ref().is_none_or(|entries| self.pairs(entries, depth + 2))
+            }
+            Value::Shareable(inner) => {
+                self.begun += 1;
+                self.document
+                    && !matches!(**inner, Value::Shareable(_) | Value::SharedRef(_))
+                    && self.all([&**inner], depth)
+            }
+            Value::SharedRef(number) => self.document && tag && *number < self.begun,
+            other => panic!("there is no such value: {other:?}"),
+        }
+    }
+}
+
+/// Whether bytes are UTF-8 but for surrogates.
+fn is_generalised(bytes: &[u8]) -> bool {
+    // Each surrogate becomes a character that UTF-8 has; a pair of them would have to be one character.
+    let mut plain = bytes.to_vec();
+    let mut last_high = None;
+    for at in 0..plain.len().saturating_sub(2) {
+        if plain[at] == 0xED && plain[at + 1] >= 0xA0 {
+            if plain[at + 1] >= 0xB0 && last_high == Some(at) {
+                return false;
+            }
+            last_high = (plain[at + 1] < 0xB0).then_some(at + 3);
+            plain[at + 1] -= 0x20;
+        }
+    }
+    std::str::from_utf8(&plain).is_ok()
 }
 
 /// An operation did what the model says of it; what it refused, it refused as the caller's mistake.
@@ -287,6 +426,7 @@ fn step<'a>(dice: &mut Dice<'_>, builder: &mut Builder<'a>, model: &mut Model) {
         }
         9 => {
             let (key, value) = (name(dice), small_value(dice, 0));
+            let value = if dice.one_in(12) { any_value(dice, 0) } else { value };
             // Metadata has no dicts, lists of any kind are allowed; a plain dict becomes one of the tags.
             builder.metadata(key.clone(), value.clone());
             model.metadata.insert(key, value);
@@ -295,6 +435,9 @@ fn step<'a>(dice: &mut Dice<'_>, builder: &mut Builder<'a>, model: &mut Model) {
             let mut items = vec![small_value(dice, 0)];
             if dice.one_in(2) {
                 items.push(Value::tensor(name(dice)));
+            }
+            if dice.one_in(6) {
+                items.push(any_value(dice, 0));
             }
             builder.document(Value::List(items.clone()));
             model.document = Some(Value::List(items));
@@ -314,7 +457,10 @@ fn step<'a>(dice: &mut Dice<'_>, builder: &mut Builder<'a>, model: &mut Model) {
 fn check_written(builder: &Builder<'_>, model: &Model, options: FileOptions) -> Outcome {
     let used = |storage: usize| model.order.iter().any(|(_, tensor)| tensor.storage == storage);
     let refs = model.document.iter().flat_map(|document| document.tensor_names());
-    let plannable = (0..model.storages.len()).all(used) && refs.into_iter().all(|name| model.find(name).is_some());
+    let writable = model.metadata.values().all(|value| Writable::of(value, false))
+        && model.document.iter().all(|document| Writable::of(document, true));
+    let known = refs.into_iter().all(|name| model.find(name).is_some());
+    let plannable = (0..model.storages.len()).all(used) && known && writable;
     let Some(plan) = agree(builder.plan(), plannable, "the plan") else {
         assert!(builder.to_vec().is_err() && builder.write_to(std::io::sink()).is_err());
         return Outcome::Refused("plan");

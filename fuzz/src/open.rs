@@ -4,9 +4,11 @@ use std::ops::ControlFlow;
 
 use dolmen::half::{bf16, f16};
 use dolmen::{
-    Builder, Checkpoint, DType, Element, Error, ErrorKind, ReadAt, Report, TensorView, VerifyOptions, verify_source,
+    Builder, Checkpoint, DType, Element, Error, ErrorKind, Limits, OpenOptions, Report, TensorView, VerifyOptions,
+    verify_source,
 };
 
+use super::work::{self, Allowance, Counted};
 use super::{heap, seal};
 
 /// What became of an input.
@@ -34,6 +36,13 @@ const WORK: u64 = 4 << 20;
 /// Runs of a strided tensor that are looked at.
 const RUNS: u32 = 2000;
 
+/// What opening a file, or verifying it, may take of the processor.
+const LINEAR: Allowance = Allowance::of(2_000, 300);
+/// The same for files of other formats, which become values and an index first.
+pub const GUEST: Allowance = Allowance::of(4_000, 400);
+/// Bytes that a file stands for at most, for each of its own that is compressed.
+const INFLATED: u64 = 1032;
+
 /// Bytes as they come: open, verify, touch everything.
 pub fn open_bytes(data: &[u8]) -> Outcome {
     let (outcome, peak) = heap::peak(|| open_and_touch(data));
@@ -52,8 +61,12 @@ pub fn open_resealed(data: &[u8]) -> Outcome {
     let outcome = open_bytes(data);
     if outcome == Outcome::Valid {
         rewrite(data);
+        #[cfg(all(feature = "npy", feature = "torch"))]
+        if is_chosen(data, 16) {
+            super::exports(&Checkpoint::from_bytes(data).expect("it is valid"), data);
+        }
     }
-    if cfg!(test) || crc32fast::hash(data).is_multiple_of(64) {
+    if is_chosen(data, 64) {
         other_ways(data, outcome);
     }
     outcome
@@ -76,9 +89,13 @@ fn rule_of(e: &Error) -> &'static str {
 }
 
 fn open_and_touch(data: &[u8]) -> Outcome {
-    let source: &dyn ReadAt = &SliceSource(data);
-    let strict = verify_source(source, &options()).expect("memory can be read");
-    let checkpoint = match Checkpoint::from_bytes(data) {
+    let strict = work::bounded("verifying a source", LINEAR, data.len() as u64, || {
+        let counted = Counted::new(data);
+        let report = verify_source(&counted, &options()).expect("memory can be read");
+        counted.check("verifying", 3, 64);
+        report
+    });
+    let checkpoint = match opened(data) {
         Ok(checkpoint) => checkpoint,
         Err(e) => {
             // A file of another format may have more axes than the index can say.
@@ -89,7 +106,7 @@ fn open_and_touch(data: &[u8]) -> Outcome {
             return Outcome::Refused(rule_of(&e));
         }
     };
-    let report = checkpoint.verify_with(&options()).expect("memory can be read");
+    let report = verified(&checkpoint, data);
     let outcome = check_report(&report);
     if checkpoint.format() == "dolmen" {
         assert_eq!(outcome, check_report(&strict), "an open file and its bytes are judged differently");
@@ -110,17 +127,77 @@ pub fn check_report(report: &Report) -> Outcome {
     report.problems.first().map_or(Outcome::Valid, |e| Outcome::Opened(rule_of(e)))
 }
 
-/// A slice that can be lent as `dyn ReadAt`.
-struct SliceSource<'a>(&'a [u8]);
-
-impl ReadAt for SliceSource<'_> {
-    fn byte_len(&self) -> std::io::Result<u64> {
-        self.0.byte_len()
+/// Opens a file in memory, in linear time. Its structure alone says the same, and is read once.
+pub fn opened(data: &[u8]) -> dolmen::Result<Checkpoint> {
+    let (what, allowance) = match data.starts_with(seal::MAGIC) {
+        true => ("opening", LINEAR),
+        false => ("opening another format", GUEST),
+    };
+    if let Some(kind) = dolmen::foreign::recognise(&data[..data.len().min(512)]) {
+        assert_eq!(kind.to_string(), kind.name());
     }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+    let opened = work::bounded(what, allowance, data.len() as u64, || Checkpoint::from_bytes(data));
+    if is_chosen(data, 8) {
+        let counted = Counted::new(data);
+        let structure = OpenOptions::new().open_structure(&counted);
+        counted.check(what, 4, 16);
+        match (&opened, &structure) {
+            (Ok(opened), Ok(structure)) => {
+                assert_eq!(opened.len(), structure.len());
+                let there = structure.verify_in(&counted, &options()).expect("memory can be read");
+                let here = opened.verify_with(&options()).expect("memory can be read");
+                assert_eq!((there.problem_count, &there.damaged), (here.problem_count, &here.damaged));
+                let absent = structure.tensors().flatten().find(|tensor| tensor.byte_len() > 0 && tensor.is_in_place());
+                assert!(absent.is_none_or(|tensor| tensor.bytes().is_err()), "data that was only lent is touched");
+            }
+            (Err(one), Err(other)) => assert_eq!(rule_of(one), rule_of(other)),
+            (opened, structure) => panic!("from_bytes says {opened:?}, open_structure {structure:?}"),
+        }
     }
+    if let (Ok(opened), true) = (&opened, is_chosen(data, 8)) {
+        limited(data, opened);
+    }
+    opened
+}
+
+/// A file is taken within limits that it keeps, and refused for those that it does not.
+fn limited(data: &[u8], opened: &Checkpoint) {
+    let mut limits = Limits::NONE;
+    limits.max_file_len = data.len() as u64;
+    limits.max_tensors = opened.len() as u64;
+    assert!(OpenOptions::new().limits(limits).from_bytes(data).is_ok());
+    let refused = |limits: Limits| {
+        let opened = OpenOptions::new().limits(limits).threads(3).from_bytes(data);
+        match opened.and_then(|opened| opened.metadata().and(opened.document()).map(drop)) {
+            Err(e) => e.kind() == ErrorKind::Limit,
+            Ok(()) => false,
+        }
+    };
+    limits.max_file_len = (data.len() as u64).saturating_sub(1);
+    assert!(refused(limits));
+    limits.max_file_len = u64::MAX;
+    limits.max_tensors = (opened.len() as u64).saturating_sub(1);
+    assert_eq!(refused(limits), opened.len() > 0);
+    limits.max_tensors = u64::MAX;
+    limits.max_index_len = 7;
+    limits.max_value_len = 7;
+    let _ = refused(limits);
+}
+
+/// Verifies an open file, in a time linear in its length and in what it inflates to.
+pub fn verified(checkpoint: &Checkpoint, data: &[u8]) -> Report {
+    let verify = || checkpoint.verify_with(&options()).expect("memory can be read");
+    if checkpoint.format() == "dolmen" {
+        return work::bounded("verifying", LINEAR, data.len() as u64, verify);
+    }
+    let in_place = checkpoint.tensors().flatten().all(|tensor| tensor.is_in_place());
+    let stands_for = data.len() as u64 * if in_place { 1 } else { INFLATED };
+    work::bounded("verifying another format", GUEST, stands_for, verify)
+}
+
+/// Whether an input is one of those, one in `n`, that are looked at more closely. Of those that tests replay, all are.
+pub fn is_chosen(data: &[u8], n: u32) -> bool {
+    cfg!(test) || crc32fast::hash(data).is_multiple_of(n)
 }
 
 /// Collects the first thing that went wrong.
@@ -143,6 +220,7 @@ pub fn touch(checkpoint: &Checkpoint) -> Option<String> {
     let mut faults = Faults(None);
     let header = checkpoint.header();
     let _ = (header.minor(), header.file_len(), header.index_offset(), header.index_len(), checkpoint.format_version());
+    let _ = (header.alignment(), header.block_len(), checkpoint.limits(), checkpoint.path().is_none());
     assert_eq!(checkpoint.len(), checkpoint.tensors().len());
     assert_eq!(checkpoint.is_empty(), checkpoint.tensors().next().is_none());
     faults.take("index", checkpoint.check_index());
@@ -310,6 +388,7 @@ fn touch_rows(tensor: &TensorView<'_>, faults: &mut Faults) {
             continue;
         };
         assert_eq!(rows.range(), range);
+        assert_eq!(rows.tensor().name(), tensor.name());
         if let Some(bytes) = faults.take("rows", rows.bytes()) {
             assert_eq!(bytes.len() as u64, (range.end - range.start) * rows.row_byte_len());
         }
@@ -390,17 +469,40 @@ pub fn assert_same(one: &Checkpoint, other: &Checkpoint) {
 pub fn other_ways(data: &[u8], outcome: Outcome) {
     let path = scratch("open");
     std::fs::write(&path, data).expect("the scratch directory can be written");
+    let here = Checkpoint::from_bytes(data);
     // SAFETY: nobody else writes to the file.
     let mapped = unsafe { Checkpoint::map(&path) };
     let on_demand = Checkpoint::open_on_demand(&path);
+    let direct = OpenOptions::new().direct(true).threads(2).open_on_demand(&path);
+    // Not every file system has direct reads.
+    let direct = if direct.as_ref().is_err_and(|e| e.kind() == ErrorKind::Io) { None } else { Some(direct) };
     let whole = Checkpoint::open(&path);
-    let here = Checkpoint::from_bytes(data);
-    for (way, other) in [("map", &mapped), ("open_on_demand", &on_demand)] {
+    if let (Ok(here), Ok(mapped)) = (&here, &mapped) {
+        assert_eq!(here.check_data().is_ok(), mapped.check_data().is_ok());
+        assert_eq!(here.check_records().is_ok(), mapped.check_records().is_ok());
+    }
+    let ways = [("map", Some(&mapped)), ("open_on_demand", Some(&on_demand)), ("direct", direct.as_ref())];
+    for (way, other) in ways.into_iter().filter_map(|(way, other)| Some((way, other?))) {
         match (&here, other) {
             (Ok(here), Ok(other)) => {
                 assert_eq!(touch(here).is_none(), touch(other).is_none(), "{way} and from_bytes differ");
                 let report = other.verify_with(&options()).expect("the file can be read");
                 assert_eq!(check_report(&report), outcome, "{way}");
+                // Several threads find the same, in the same order.
+                let checked = std::sync::atomic::AtomicU64::new(0);
+                let progress = |bytes: u64| {
+                    checked.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+                };
+                let mut several = VerifyOptions::default();
+                several.threads = 3;
+                several.progress = Some(&progress);
+                assert!(format!("{several:?}").contains("threads: 3"));
+                let again = other.verify_with(&several).expect("the file can be read");
+                assert_eq!(
+                    again.problems.iter().map(rule_of).collect::<Vec<_>>(),
+                    report.problems.iter().map(rule_of).collect::<Vec<_>>()
+                );
+                assert_eq!(again.damaged, report.damaged);
                 if outcome == Outcome::Valid {
                     assert_same(here, other);
                 }
@@ -425,7 +527,7 @@ pub fn other_ways(data: &[u8], outcome: Outcome) {
         }
         (Err(e), Ok(_)) => panic!("open takes what from_bytes does not: {e}"),
     }
-    drop((mapped, on_demand));
+    drop((mapped, on_demand, direct));
     std::fs::remove_file(&path).expect("it was written");
 }
 

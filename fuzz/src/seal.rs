@@ -629,6 +629,61 @@ fn map(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize, 
     }
 }
 
+/// What a document says of a tensor (`spec/torch.md`), right or wrong.
+fn attributes(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize) {
+    // In the order of an encoded map.
+    #[rustfmt::skip]
+    let keys = [
+        "as", "neg", "conj", "type", "dtype", "hooks", "state", "module", "location", "metadata", "quantizer", "byte_order",
+        "requires_grad",
+    ];
+    let chosen: Vec<&str> = keys.into_iter().filter(|_| random.one_in(4)).collect();
+    let chosen = if chosen.is_empty() { vec![random.pick(&["as", "neg", "conj"])] } else { chosen };
+    head(out, 5, chosen.len() as u64);
+    for key in chosen {
+        text(out, key.as_bytes());
+        let words: &[&str] = match key {
+            "as" => &["list", "list", "parameter", "storage", "untyped_storage", "array", "scalar"],
+            "location" => &["cpu", "cuda:0", "meta"],
+            "dtype" => &["qint8", "quint8", "qint32", "quint4x2", "bits8", "float32"],
+            "byte_order" => &["big", "little"],
+            "module" => &["numpy.core", "numpy._core"],
+            _ => &[],
+        };
+        match key {
+            _ if random.one_in(8) => value(out, random, names, depth, true),
+            "neg" | "conj" | "requires_grad" => out.push(0xF4 + random.below(2) as u8),
+            "quantizer" => {
+                // A tuple of a scheme, a scale and a zero point.
+                head(out, 6, 0x444F_4C02);
+                head(out, 4, 3);
+                head(out, 6, 0x444F_4C09);
+                head(out, 4, 2);
+                text(out, b"torch");
+                text(out, b"per_tensor_affine");
+                out.extend_from_slice(&[0xF9, 0x38, 0x00]);
+                head(out, 0, 3);
+            }
+            "type" => {
+                head(out, 6, 0x444F_4C09);
+                head(out, 4, 2);
+                text(out, b"m");
+                text(out, b"Tensor");
+            }
+            _ if !words.is_empty() => text(out, random.pick(words).as_bytes()),
+            _ => value(out, random, names, depth, true),
+        }
+    }
+}
+
+/// A value of a document or of metadata, most often one that the format has.
+pub fn made_value(random: &mut Random, names: &[&str], document: bool) -> Vec<u8> {
+    let names: Vec<Vec<u8>> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let mut out = Vec::new();
+    value(&mut out, random, &names, 0, document);
+    out
+}
+
 /// Appends a value, most often one that the format has; half of the tags hold what they should.
 fn value(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize, document: bool) {
     let most = match (depth > 4, document) {
@@ -700,7 +755,7 @@ fn value(out: &mut Vec<u8>, random: &mut Random, names: &[Vec<u8>], depth: usize
             if random.one_in(3) {
                 head(out, 4, 2);
                 text(out, name);
-                map(out, random, names, depth + 1, document);
+                attributes(out, random, names, depth + 1);
             } else {
                 text(out, name);
             }

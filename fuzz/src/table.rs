@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use dolmen::feature::{Host, JoinOptions, Layout, Loader, LoaderOptions, OnDamage, Order, Table, Which};
-use dolmen::{Checkpoint, DType, Error, ErrorKind, Result};
+use dolmen::feature::{
+    Host, JoinOptions, Layout, LoadOptions, Loader, LoaderOptions, OnDamage, Order, PageCache, Table, Which,
+    load_to_device,
+};
+use dolmen::format::value::Dict;
+use dolmen::{Builder, Checkpoint, DType, Error, ErrorKind, FileOptions, OpenOptions, Result, TensorData, Value};
 
-use super::heap;
-use super::open::Outcome;
+use super::open::{self, Outcome};
+use super::{heap, seal};
 
 /// Bytes that are copied for one input: rows may overlap, so that there can be far more of them than of the file.
 const COPIED: usize = 1 << 20;
@@ -25,10 +29,110 @@ pub fn feature_table(data: &[u8]) -> Outcome {
         Ok(table) => table,
         Err(e) => return Outcome::Refused(expected(&e)),
     };
-    match check(&table) {
+    let outcome = match check(&table, 0) {
         Ok(()) => Outcome::Valid,
         Err(e) => Outcome::Opened(expected(&e)),
+    };
+    if open::is_chosen(data, 16) {
+        other_ways(data, outcome);
     }
+    outcome
+}
+
+/// The same rows come from a file, read on demand or past the page cache, and mapped; by several threads.
+fn other_ways(data: &[u8], outcome: Outcome) {
+    let path = open::scratch("table");
+    std::fs::write(&path, data).expect("the scratch directory can be written");
+    let options = OpenOptions::new();
+    // SAFETY: nobody else writes to the file.
+    let mapped = unsafe { options.map(&path) };
+    let ways = [
+        ("map", mapped),
+        ("on demand", options.open_on_demand(&path)),
+        ("direct", options.clone().direct(true).open_on_demand(&path)),
+    ];
+    for (way, checkpoint) in ways {
+        // Not every file system has direct reads.
+        let Ok(checkpoint) = checkpoint else { continue };
+        let table = Table::of_checkpoints([Arc::new(checkpoint)], &Layout::new()).expect("it was found in memory");
+        let found = match check(&table, 2) {
+            Ok(()) => Outcome::Valid,
+            Err(e) => Outcome::Opened(expected(&e)),
+        };
+        assert_eq!(found, outcome, "{way}");
+    }
+    let loaded = |checkpoint: &Checkpoint| load_to_device(checkpoint, Host, &LoadOptions::new().threads(2));
+    let there = options.open_on_demand(&path).expect("it was opened before");
+    let here = Checkpoint::from_bytes(data).expect("it was opened before");
+    match (loaded(&here), loaded(&there)) {
+        (Ok(one), Ok(other)) => {
+            assert_eq!(one.len(), here.len());
+            for (tensor, (one, other)) in here.tensors().zip(one.tensors().zip(other.tensors())) {
+                let tensor = tensor.expect("it was copied");
+                assert_eq!(one.as_bytes(), tensor.bytes_unverified().expect("it was copied"));
+                assert_eq!((one.name(), one.as_bytes()), (other.name(), other.as_bytes()));
+            }
+        }
+        (Err(one), Err(other)) => assert_eq!(one.kind(), other.kind()),
+        (one, other) => panic!("loaded from memory: {:?}, from a file: {:?}", one.map(drop), other.map(drop)),
+    }
+    std::fs::remove_file(&path).expect("it was written");
+}
+
+/// The mutation of the target `feature_table`.
+pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: &mut seal::Mutate<'_>) -> usize {
+    if data[..size].starts_with(seal::MAGIC) {
+        return seal::mutate(data, size, max_size, seed, mutate);
+    }
+    super::torch::mutate(data, size, max_size, seed, mutate)
+}
+
+/// Tables as Dolmen files: over several blocks, with and without ids and labels.
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let options = || FileOptions::new().alignment(64).and_then(|options| options.block_len(4096)).expect("allowed");
+    let (rows, width) = (60u64, 40u64);
+    let values: Vec<u8> = (0..rows * width).flat_map(|n| (n as f32).to_le_bytes()).collect();
+    let matrix = || TensorData::raw(DType::F32, [rows, width], values.clone()).expect("sound");
+    let ids = |count: u64| Value::List((0..count).map(|n| Value::from(format!("id{}", n % 50))).collect());
+    let labels = |count: u64| Value::List((0..count).map(|n| Value::from(n % 2)).collect());
+    let dict = |entries: Vec<(&str, Value)>| {
+        let mut dict = Dict::new();
+        entries.into_iter().for_each(|(key, value)| dict.push(key, value));
+        Value::from(dict)
+    };
+    let whole = |document: Option<Value>| {
+        let mut builder = Builder::with_options(options());
+        builder.tensor("features", matrix()).expect("sound");
+        if let Some(document) = document {
+            builder.document(document);
+        }
+        builder.to_vec().expect("sound")
+    };
+    let features = || ("features", Value::tensor("features"));
+    let listed = {
+        let mut builder = Builder::with_options(options());
+        let mut items = Vec::new();
+        for row in 0..20usize {
+            let name = format!("features.{row}");
+            let bytes = values[row * 160..][..160].to_vec();
+            builder.tensor(&name, TensorData::raw(DType::F32, [width], bytes).expect("sound")).expect("sound");
+            items.push(Value::tensor(name));
+        }
+        builder.document(dict(vec![
+            ("features", Value::List(items)),
+            ("variant_ids", ids(20)),
+            ("labels", labels(20)),
+        ]));
+        builder.to_vec().expect("sound")
+    };
+    let mut damaged = whole(Some(dict(vec![features(), ("variant_ids", ids(rows))])));
+    damaged[6000] ^= 1;
+    vec![
+        ("dolmen-matrix", whole(None)),
+        ("dolmen-document", whole(Some(dict(vec![features(), ("variant_ids", ids(rows)), ("labels", labels(rows))])))),
+        ("dolmen-rows", listed),
+        ("dolmen-damaged", damaged),
+    ]
 }
 
 /// The kind of an error that a file may be the reason of.
@@ -41,7 +145,7 @@ fn expected(e: &Error) -> &'static str {
     kind.name()
 }
 
-fn check(table: &Table) -> Result<()> {
+fn check(table: &Table, threads: u32) -> Result<()> {
     let row_len = table.row_byte_len();
     let rows = table.rows();
     if rows == 0 || row_len.saturating_mul(8) > COPIED {
@@ -75,14 +179,19 @@ fn check(table: &Table) -> Result<()> {
     }
     let all = usize::try_from(rows).ok().and_then(|rows| rows.checked_mul(row_len.max(1)));
     if all.is_some_and(|all| all <= COPIED) {
-        let options = LoaderOptions::new().threads(0).batch_len(7).on_damage(OnDamage::SkipRows);
-        let loader = Loader::new(table, Host, options)?;
-        let mut seen = 0;
-        for batch in loader.epoch(Order::shuffled(rows))? {
-            let batch = batch?;
-            seen += batch.len() as u64 + batch.skipped().len() as u64;
+        let orders = [Order::shuffled(rows), Order::sequential(), Order::block_shuffled(rows, 5, 2)];
+        let orders = if threads == 0 { &orders[..1] } else { &orders };
+        for &order in orders {
+            let options = LoaderOptions::new().threads(threads).batch_len(7).on_damage(OnDamage::SkipRows);
+            let options = if threads == 0 { options } else { options.page_cache(PageCache::Spare).copied(true) };
+            let loader = Loader::new(table, Host, options)?;
+            let mut seen = 0;
+            for batch in loader.epoch(order)? {
+                let batch = batch?;
+                seen += batch.len() as u64 + batch.skipped().len() as u64;
+            }
+            assert_eq!(seen, rows);
         }
-        assert_eq!(seen, rows);
     }
     Ok(())
 }

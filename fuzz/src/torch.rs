@@ -1,12 +1,13 @@
 //! PyTorch's checkpoints: whatever the bytes, no panic, bounded memory; and what opens can be converted, and is then the same.
 
-use dolmen::foreign::torch::{ExportOptions, write};
-use dolmen::{Builder, Checkpoint, Error, ErrorKind};
+use dolmen::foreign::torch::{ExportOptions, scan, write};
+use dolmen::{Builder, Checkpoint, Error, ErrorKind, Limits};
 
 use super::dice::Random;
 use super::heap;
-use super::open::{self, FIXED, Outcome};
+use super::open::{self, FIXED, GUEST, Outcome};
 use super::seal::Mutate;
+use super::{pickles, work};
 
 #[path = "../../tests/common/hostile_torch.rs"]
 pub mod build;
@@ -43,6 +44,9 @@ fn storages() -> [(&'static str, Vec<u8>); 3] {
 pub fn around(which: u8, pickle: &[u8]) -> Vec<u8> {
     let storages = storages();
     let storages: Vec<(&str, &[u8])> = storages.iter().map(|(key, data)| (*key, &data[..])).collect();
+    if which % 16 == 8 {
+        return tar_around(pickle);
+    }
     let mut entries = build::records(pickle, &storages);
     match which % 8 {
         1 => entries[1] = Entry::new("archive/byteorder", b"big"),
@@ -66,8 +70,101 @@ pub fn around(which: u8, pickle: &[u8]) -> Vec<u8> {
     Zip::new(entries).build()
 }
 
+/// An archive of before version 0.1.10 around a pickle: tensors 10 and 11 over the storages 20, 21 and 22, the last of which is a view.
+fn tar_around(pickle: &[u8]) -> Vec<u8> {
+    let described = |id: i64, storage: i64, shape: &[i64], strides: &[i64], offset: i64| {
+        let mut out = Pickle::new().op(b"(").int(id).int(storage).global("torch", "FloatTensor").op(b"t").stop();
+        out.extend((shape.len() as i32).to_le_bytes());
+        out.extend([0; 4]);
+        shape.iter().chain(strides).chain(&[offset]).for_each(|number| out.extend(number.to_le_bytes()));
+        out
+    };
+    let tensors =
+        [Pickle::new().int(2).stop(), described(10, 20, &[2, 3], &[3, 1], 1), described(11, 22, &[4], &[1], 0)];
+    let stored = |id: i64, class: &str, data: &[u8], count: i64| {
+        let head = Pickle::new().op(b"(").int(id).text("cpu").global("torch", class).op(b"t").stop();
+        [head, build::legacy_storage(count, data)].concat()
+    };
+    let [floats, bytes, _] = storages();
+    let storages = [
+        Pickle::new().int(2).stop(),
+        stored(20, "FloatStorage", &floats.1, 16),
+        stored(21, "ByteStorage", &bytes.1, 16),
+        Pickle::new().op(b"]((").int(22).int(20).int(2).int(4).op(b"te").stop(),
+    ];
+    let members = [("sys_info", vec![b'N', b'.']), ("pickle", pickle.to_vec()), ("tensors", tensors.concat())];
+    let members = members.into_iter().chain([("storages", storages.concat())]);
+    tar(&members.map(|(name, content)| Member { name: name.into(), kind: b'0', content }).collect::<Vec<_>>())
+}
+
+/// A member of a tar archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub name: Vec<u8>,
+    pub kind: u8,
+    pub content: Vec<u8>,
+}
+
+/// A tar archive, in which every checksum is right.
+pub fn tar(members: &[Member]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for member in members {
+        let mut header = [0; 512];
+        let name_len = member.name.len().min(100);
+        header[..name_len].copy_from_slice(&member.name[..name_len]);
+        header[124..135].copy_from_slice(format!("{:011o}", member.content.len()).as_bytes());
+        header[156] = member.kind;
+        header[257..263].copy_from_slice(b"ustar\0");
+        header[148..156].fill(b' ');
+        let sum: u64 = header.iter().map(|&byte| u64::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend_from_slice(&header);
+        out.extend_from_slice(&member.content);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+/// A tar archive taken apart, as far as it is one.
+pub fn untar(bytes: &[u8]) -> Option<Vec<Member>> {
+    let mut members = Vec::new();
+    let mut rest = bytes;
+    while let Some((header, after)) =
+        rest.split_at_checked(512).filter(|(header, _)| header[257..].starts_with(b"ustar"))
+    {
+        let digits = std::str::from_utf8(&header[124..135]).ok()?.trim_matches(['\0', ' ']);
+        let content = after.get(..usize::from_str_radix(digits, 8).ok()?)?;
+        let name = header[..100].split(|&byte| byte == 0).next()?.to_vec();
+        members.push(Member { name, kind: header[156], content: content.to_vec() });
+        rest = after.get(content.len().next_multiple_of(512)..)?;
+    }
+    (!members.is_empty()).then_some(members)
+}
+
+/// What the files of before version 1.6 begin with.
+const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
+
+/// What its pickles name is told of any file, and of one that opens it is what its document names and more.
+fn check_scan(data: &[u8], opened: Option<&Checkpoint>) {
+    let scan = work::bounded("scanning", GUEST, data.len() as u64, || scan(&data.to_vec(), &Limits::NONE));
+    match scan {
+        Ok(scan) => {
+            assert!(scan.globals.iter().all(|global| !global.path().is_empty() && !global.verdict.name().is_empty()));
+            assert!(scan.dangerous().count() <= scan.globals.len());
+        }
+        Err(e) => {
+            check_error(&e);
+            assert!(opened.is_none_or(|opened| opened.format() != "torch"), "it opens, and cannot be scanned: {e}");
+        }
+    }
+}
+
 fn check(data: &[u8]) -> Outcome {
-    let (opened, peak) = heap::peak(|| Checkpoint::from_bytes(data));
+    if open::is_chosen(data, 4) {
+        check_scan(data, Checkpoint::from_bytes(data).ok().as_ref());
+    }
+    let (opened, peak) = heap::peak(|| open::opened(data));
     let per_byte = if has_compressed(data) { PER_COMPRESSED_BYTE } else { PER_BYTE };
     let allowed = FIXED + per_byte * data.len() as u64;
     assert!(peak <= allowed, "{peak} bytes were in use at a time for a file of {}; {allowed} are allowed", data.len());
@@ -76,7 +173,7 @@ fn check(data: &[u8]) -> Outcome {
         Err(e) => {
             check_error(&e);
             let outcome = Outcome::Refused(e.rule().unwrap_or(e.kind().name()));
-            if is_chosen(data) {
+            if open::is_chosen(data, 64) {
                 open::other_ways(data, outcome);
             }
             return outcome;
@@ -85,7 +182,7 @@ fn check(data: &[u8]) -> Outcome {
     if opened.format() != "torch" {
         return Outcome::Opened("another format");
     }
-    let report = opened.verify_with(&open::options()).expect("memory can be read");
+    let report = open::verified(&opened, data);
     let outcome = open::check_report(&report);
     let fault = open::touch(&opened);
     if let (Outcome::Valid, Some(fault)) = (outcome, &fault) {
@@ -95,6 +192,10 @@ fn check(data: &[u8]) -> Outcome {
     if len <= CONVERTED {
         if outcome == Outcome::Valid {
             CHECKS.iter().for_each(|check| check(&opened));
+            #[cfg(feature = "npy")]
+            if open::is_chosen(data, 16) {
+                super::exports(&opened, data);
+            }
         } else {
             // Damage in what no tensor lies in, such as a program of TorchScript, is told and does no harm; that of a storage whose tensors
             // have no elements is in nobody's bytes, and in the way of a copy nevertheless.
@@ -105,15 +206,11 @@ fn check(data: &[u8]) -> Outcome {
                 assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Malformed), "{e}");
             }
         }
-        if is_chosen(data) {
+        if open::is_chosen(data, 64) {
             open::other_ways(data, outcome);
         }
     }
     outcome
-}
-
-fn is_chosen(data: &[u8]) -> bool {
-    cfg!(test) || crc32fast::hash(data).is_multiple_of(64)
 }
 
 /// Whether some entry of a directory, wherever it is, says that it is compressed.
@@ -211,7 +308,7 @@ fn inflate(stored: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Gives a record another content, and everything that says how long and what it is.
-fn set_content(entry: &mut Entry, content: &[u8], method: u16) {
+pub fn set_content(entry: &mut Entry, content: &[u8], method: u16) {
     let name = String::from_utf8_lossy(&entry.central.name).into_owned();
     let stored = if method == build::DEFLATED { build::deflate(content) } else { content.to_vec() };
     let mut new = Entry::with(&name, content, stored, method);
@@ -222,7 +319,7 @@ fn set_content(entry: &mut Entry, content: &[u8], method: u16) {
     *entry = new;
 }
 
-fn content_of(entry: &Entry) -> Vec<u8> {
+pub fn content_of(entry: &Entry) -> Vec<u8> {
     if entry.central.method == build::DEFLATED {
         inflate(&entry.stored).unwrap_or_default()
     } else {
@@ -278,7 +375,9 @@ const PIECES: [&[u8]; 40] = [
 pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: &mut Mutate<'_>) -> usize {
     let mut random = Random(seed.into());
     let zip = if random.one_in(16) { None } else { parse(&data[..size]) };
-    let Some(mut zip) = zip.filter(|zip| !zip.entries.is_empty()) else { return mutate(data, size, max_size) };
+    let Some(mut zip) = zip.filter(|zip| !zip.entries.is_empty()) else {
+        return mutate_older(data, size, max_size, &mut random, mutate);
+    };
     let at = if random.one_in(2) { 0 } else { random.below(zip.entries.len()) };
     let count = zip.entries.len();
     match random.below(16) {
@@ -339,10 +438,79 @@ pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: 
     out.len()
 }
 
+/// Changes what is no ZIP archive: a tar archive in one member, a file of before version 1.6 in its pickles.
+fn mutate_older(data: &mut [u8], size: usize, max_size: usize, random: &mut Random, mutate: &mut Mutate<'_>) -> usize {
+    let bytes = &data[..size];
+    let out = if random.one_in(16) {
+        None
+    } else if let Some(mut members) = untar(bytes) {
+        let at = random.below(members.len());
+        match random.below(16) {
+            0 => drop(members.remove(at)),
+            1 => members.swap(0, at),
+            2 => {
+                let copy = members[at].clone();
+                members.insert(at, copy);
+            }
+            3 => members[at].kind = random.pick(b"0\0xg257"),
+            4 => mutate_vec(&mut members[at].name, mutate),
+            5 => {
+                let content =
+                    random.pick(&[&b"11 size=12\n"[..], b"20 mtime=1484000.12\n", b"9 path=a\n", b"x"]).to_vec();
+                members.insert(at, Member { name: b"././@PaxHeader".to_vec(), kind: b'x', content });
+            }
+            _ => pickles::change(&mut members[at].content, random, mutate),
+        }
+        Some(tar(&members))
+    } else if bytes.starts_with(LEGACY_MAGIC) {
+        // The magic number is the first of its pickles.
+        let keep = if random.one_in(16) { 0 } else { LEGACY_MAGIC.len() };
+        let mut rest = bytes[keep..].to_vec();
+        pickles::change(&mut rest, random, mutate);
+        Some([&bytes[..keep], &rest].concat())
+    } else {
+        None
+    };
+    match out.filter(|out| out.len() <= max_size) {
+        Some(out) => {
+            data[..out.len()].copy_from_slice(&out);
+            out.len()
+        }
+        None => mutate(data, size, max_size),
+    }
+}
+
+/// The mutation of the target `torch_pickle`.
+pub fn mutate_pickle(data: &mut [u8], size: usize, max_size: usize, seed: u32, mutate: &mut Mutate<'_>) -> usize {
+    let mut random = Random(seed.into());
+    if size < 3 || random.one_in(16) {
+        return mutate(data, size, max_size);
+    }
+    let mut pickle = data[1..size].to_vec();
+    if random.one_in(16) {
+        data[0] = random.below(16) as u8;
+    }
+    pickles::change(&mut pickle, &mut random, mutate);
+    if pickle.len() >= max_size {
+        return mutate(data, size, max_size);
+    }
+    data[1..1 + pickle.len()].copy_from_slice(&pickle);
+    1 + pickle.len()
+}
+
+fn mutate_vec(bytes: &mut Vec<u8>, mutate: &mut Mutate<'_>) {
+    let len = bytes.len();
+    bytes.resize(len + 64, 0);
+    let new = mutate(bytes, len, len + 64);
+    bytes.truncate(new);
+}
+
 fn change_content(entry: &mut Entry, random: &mut Random, mutate: &mut Mutate<'_>) {
     let mut content = content_of(entry);
     let len = content.len();
+    let is_pickle = content.first() == Some(&0x80) || entry.central.name.ends_with(b".pkl");
     match random.below(4) {
+        _ if is_pickle && !random.one_in(6) => pickles::change(&mut content, random, mutate),
         0 => {
             let piece = PIECES[random.below(PIECES.len())];
             let at = random.below(len + 1);
@@ -354,12 +522,7 @@ fn change_content(entry: &mut Entry, random: &mut Random, mutate: &mut Mutate<'_
             let at = random.below(len + 1);
             content.splice(at..at, piece);
         }
-        _ => {
-            content.resize(len + 64, 0);
-            let most = content.len();
-            let len = mutate(&mut content, len, most);
-            content.truncate(len);
-        }
+        _ => mutate_vec(&mut content, mutate),
     }
     let method = entry.central.method;
     set_content(entry, &content, method);
@@ -415,6 +578,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let view = new().op(b"(").text("storage").global("torch", "FloatStorage").text("0").text("cuda:0").int(16);
     let view = view.op(b"(").text("v").op(b"K\x04K\x08ttQ").stop();
     let script = new().op(b"\x82\x01").stop();
+    let tar = new().op(b"}(").text("w").op(b"U\x0210Q").text("v").int(11).op(b"Q").text("s").op(b"P22\nu").stop();
     let state_dict = float(new().hooks().op(b"(").text("w")).op(b"u}").text("_metadata").op(b"}sb").stop();
     let pickles = [
         ("tensor", 0, float(new()).stop()),
@@ -432,6 +596,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("view", 5, view),
         ("extension", 2, script),
         ("legacy-tensor", 5, float(new()).stop()),
+        ("tar", 8, tar),
     ];
     let mut seeds = Vec::new();
     for (name, which, pickle) in pickles {

@@ -255,8 +255,11 @@ fn add_storage(
     });
     let checked = if is_doubted { Checked::Never } else { Checked::WhenMade };
     let fill = fill.map_or_else(Filling::zeros, |(fill, _)| fill);
-    let patched = Arc::new(Patched::new(stored.clone(), frame.base, fill));
-    let number = guest.made_storage(stored.byte_len(), checked, move |source, out| patched.write(source, out))?;
+    let mut stored = stored.clone();
+    stored.end_behind(tensors.iter().map(|(_, tensor, _)| range_of(tensor).end).max().unwrap_or(0));
+    let byte_len = stored.byte_len();
+    let patched = Arc::new(Patched::new(stored, frame.base, fill));
+    let number = guest.made_storage(byte_len, checked, move |source, out| patched.write(source, out))?;
     guest.storage_form(number, "salvaged");
     Ok(number)
 }

@@ -188,7 +188,8 @@ fn read<'d>(
 ) -> Option<(u64, Descriptor<'d>)> {
     let (len, descriptor) = read_anywhere(bytes, dims, at, patience)?;
     let could_be = if descriptor.view {
-        descriptor.data_offset < at
+        // A storage without bytes lies where the next record begins.
+        descriptor.data_offset <= at
     } else {
         is_in_place(at, len, descriptor.data_offset, alignment_log2)
     };
