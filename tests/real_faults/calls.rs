@@ -101,11 +101,11 @@ pub fn faults(trace: &Trace, kills: bool, random: &mut Random) -> Vec<(usize, Ca
         }
         let mut all = [once.clone(), for_ever.clone()].concat();
         if !is_full() {
-            // Every other call, but all that matter most.
+            // Every third call, but all that matter most.
             let matters = ["pwrite64", "fsync", "renameat", "renameat2", "unlinkat", "ftruncate", "fallocate"];
-            let taken = matters.contains(&call.name.as_str()) || random.below(2) == 0;
+            let taken = matters.contains(&call.name.as_str()) || random.below(3) == 0;
             let mut pick = |from: &[What]| from.get(random.below(from.len())).copied();
-            all = pick(&once).into_iter().filter(|_| taken).chain(pick(&for_ever).filter(|_| at % 5 == 0)).collect();
+            all = pick(&once).into_iter().filter(|_| taken).chain(pick(&for_ever).filter(|_| at % 8 == 0)).collect();
         }
         let kill = (kills && (is_full() || random.below(2) == 0)).then_some(What::Killed);
         faults.extend(all.into_iter().chain(kill).map(|what| (at, call.clone(), what)));
@@ -237,7 +237,7 @@ fn a_save_survives_every_call_failing_and_being_killed() {
         });
     }
     tally.finish("faults in saves");
-    let least = if is_full() { 4_000 } else { 200 };
+    let least = if is_full() { 8_000 } else { 150 };
     assert!(tally.total() >= least, "{} are too few", tally.total());
     for outcome in
         [Outcome::SuccessNew, Outcome::ErrorOld, Outcome::NotDurableNew, Outcome::KilledOld, Outcome::KilledNew]
@@ -319,7 +319,7 @@ fn an_open_survives_every_call_failing() {
         });
     }
     tally.finish("faults in opens");
-    let least = if is_full() { 1_500 } else { 60 };
+    let least = if is_full() { 5_000 } else { 60 };
     assert!(tally.total() >= least, "{} are too few", tally.total());
     assert!(tally.count(opens::Outcome::IoError) > 0);
 }

@@ -75,7 +75,7 @@ fn a_call_that_fails_is_not_blamed_on_the_file() {
         if name == "extract" { faults.iter().for_each(work) } else { in_parallel(&faults, work) }
     }
     tally.finish("faults in the command");
-    assert!(tally.total() > if is_full() { 1000 } else { 50 } && tally.count(Outcome::IoError) > 0);
+    assert!(tally.total() > if is_full() { 5000 } else { 50 } && tally.count(Outcome::IoError) > 0);
 }
 
 fn judge(ended: &Ended, right: &str, file: &str, to_the_screen: bool) -> Result<Outcome, String> {

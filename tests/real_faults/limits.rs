@@ -74,7 +74,7 @@ fn few_descriptors_are_an_error_or_enough() {
     let saves = Tally::new();
     for save in Save::ALL {
         let expected = Expected::of(save);
-        in_parallel(&(3..=ENOUGH).collect::<Vec<_>>(), |descriptors| {
+        in_parallel(&[3, 4, 5, 6, 7, 8, ENOUGH], |descriptors| {
             let home = tempfile::tempdir().unwrap();
             let room = home.path().join("room");
             save.prepare(&room, &expected);
@@ -101,7 +101,7 @@ fn few_descriptors_are_an_error_or_enough() {
     for open in Open::ALL {
         let arguments = args("open", &format!("{open:?}"), home.path());
         let Ended::Ok(right) = Ended::of(&command(&arguments).output().unwrap()) else { panic!("{open:?}") };
-        for descriptors in 3..=ENOUGH {
+        for descriptors in [3, 4, 5, 6, ENOUGH] {
             let mut opener = command(&arguments);
             let ended = Ended::of(&opener.env("DOLMEN_NOFILE", descriptors.to_string()).output().unwrap());
             let outcome = open.judge(home.path(), &ended, &right).and_then(|outcome| {

@@ -11,11 +11,14 @@ pub type Test = (&'static str, fn());
 
 static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Says that something is not tested here, and why.
+/// Says that something is not tested here, and why; once, if several tests say it.
 pub fn skip(what: impl Into<String>) {
     let what = what.into();
-    println!("SKIPPED: {what}");
-    SKIPPED.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    let mut skipped = SKIPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !skipped.contains(&what) {
+        println!("SKIPPED: {what}");
+        skipped.push(what);
+    }
 }
 
 /// Whether everything is to be done, rather than a sample.

@@ -87,7 +87,7 @@ fn add(all: &std::sync::Mutex<Counts>, counts: Counts) {
 
 fn seeds() -> Vec<u64> {
     let first = number("DOLMEN_SEED", 1);
-    (first..first + if is_full() { 200 } else { 12 }).collect()
+    (first..first + if is_full() { 200 } else { 6 }).collect()
 }
 
 fn what_moves_bytes_goes_through_the_c_library() {
