@@ -2,6 +2,9 @@
 """Writes the conformance vectors: vectors/accept, vectors/reject, vectors/either and vectors/manifest.json.
 
     python3 spec/make_vectors.py
+    python3 spec/make_vectors.py --large DIR
+
+With --large it writes into DIR the few that are too large to be kept: up to 1 GiB, for which it takes 5 GiB of memory.
 
 It is a second, independent rendering of format.md: it shares no code with reader.py. Each file to reject begins as a valid
 file in memory, has one thing changed, and is sealed again: every CRC that is not the point of the vector is right.
@@ -1664,12 +1667,28 @@ def either_vectors():
            "wrong, each in its way.", f.seal(), unread=True)
 
 
-def main():
+def large_vectors():
+    """What needs more bytes than a repository should have."""
+    accept("alignment-21-with-data", "Data of two storages aligned to 2 MiB.",
+           [T("a", "u8", [5], b"hello"), T("b", "f64", [0]), T("c", "u8", [6], b"world!")], align=21)
+    accept("block-20-several", "Blocks of 1 MiB, the default: one, two and a part.",
+           [T("a", "u8", [1 << 20], bytes(1 << 20)), T("b", "u16", [5 << 18], pattern(512) * 5120)], align=8, block=20)
+    data = bytes(1 << 30) + b"\1\2\3\4\5"
+    accept("block-30-several", "A block of 1 GiB, and 5 bytes.", [T("a", "u8", [(1 << 30) + 5], data)], align=8, block=30)
+    f = File([T("a", "u8", [(1 << 30) + 5], data)], align=8, block=30)
+    f.data[0] = data[:-1] + b"\4"
+    reject("blk-1-block-30", "BLK-1", "A bit flipped in the second block, the first being 1 GiB.", f.seal())
+
+
+def main(directory):
+    global HERE
+    large = directory is not None
+    HERE = directory if large else HERE
     for kind in ("accept", "reject", "either", "deep"):
         os.makedirs(os.path.join(HERE, kind), exist_ok=True)
         for name in os.listdir(os.path.join(HERE, kind)):
             os.remove(os.path.join(HERE, kind, name))
-    for vectors in (accept_vectors, header_vectors, record_vectors, index_vectors, tensor_vectors, storage_vectors,
+    for vectors in (large_vectors,) if large else (accept_vectors, header_vectors, record_vectors, index_vectors, tensor_vectors, storage_vectors,
                     value_vectors, order_vectors, either_vectors):
         vectors()
     files = [entry["file"] for entry in MANIFEST]
@@ -1684,7 +1703,9 @@ if __name__ == "__main__":
     sys.setrecursionlimit(20000)
     threading.stack_size(256 << 20)
     done = []
-    thread = threading.Thread(target=lambda: done.append(main()))
+    if sys.argv[1:] and (len(sys.argv) != 3 or sys.argv[1] != "--large"):
+        sys.exit(__doc__.strip())
+    thread = threading.Thread(target=lambda: done.append(main(sys.argv[2] if sys.argv[1:] else None)))
     thread.start()
     thread.join()
     sys.exit(0 if done else 1)
