@@ -1,4 +1,6 @@
 //! Salvage of damaged PyTorch checkpoints: whatever is done to a file, what is called intact is what was saved, and what was not hit is.
+//!
+//! `DOLMEN_SALVAGE_SEEDS` says how many times each of the random damages is done; without it 100 times.
 #![cfg(all(feature = "torch", feature = "fs"))]
 
 #[path = "common/hostile_torch.rs"]
@@ -173,6 +175,19 @@ impl Original {
     }
 }
 
+/// What is damaged, and what is not intact, for messages.
+fn told(salvaged: &Salvaged) -> String {
+    let report = salvaged.report();
+    let mut out = String::new();
+    for damage in report.damages.iter().take(40) {
+        out += &format!("\n{:?} {:?} {}", damage.part, damage.at, damage.what);
+    }
+    for tensor in report.tensors.iter().filter(|tensor| tensor.outcome != Outcome::Intact) {
+        out += &format!("\n{}: {:?}", tensor.name, tensor.outcome);
+    }
+    out
+}
+
 fn salvaged(bytes: &[u8], what: &str) -> Salvaged {
     SalvageOptions::new().salvage_bytes(bytes).unwrap_or_else(|e| panic!("{what}: {e}"))
 }
@@ -257,6 +272,12 @@ fn key_of(name: &str) -> &str {
     name.strip_prefix("layer.").unwrap()
 }
 
+/// How many seeds to try.
+fn seeds() -> std::ops::Range<u64> {
+    let seeds = std::env::var("DOLMEN_SALVAGE_SEEDS").map_or(100, |seeds| seeds.parse().unwrap());
+    0..seeds
+}
+
 struct Seeded(u64);
 
 impl Seeded {
@@ -303,7 +324,7 @@ fn without_its_directory_or_its_end_every_archive_is_salvaged_whole() {
         for (what, damaged) in cases {
             let what = format!("{file}, {what}");
             let salvaged = salvaged(&damaged, &what);
-            assert_eq!(original.check(&salvaged, &what), original.all(), "{what}: {:#?}", salvaged.report());
+            assert_eq!(original.check(&salvaged, &what), original.all(), "{what}: {}", told(&salvaged));
             let report = salvaged.report();
             assert!(report.is_complete() && !report.is_undamaged(), "{what}: {report:?}");
             assert!(report.guide == Guide::Records && report.damages.iter().any(|damage| damage.part == Part::Index));
@@ -326,17 +347,18 @@ fn junk_before_and_after_and_a_missing_beginning_are_told_and_do_no_harm() {
         let behind = [&bytes[..], &junk].concat();
         let salvaged = self::salvaged(&behind, "behind");
         assert_eq!(original.check(&salvaged, "behind"), original.all(), "{len} behind");
-        // A few bytes may be the rest of an end record.
-        if len > 30 {
-            let unknown = salvaged.report().unknown_len;
-            assert!(unknown.abs_diff(len as u64) <= 76, "{unknown} of {len}");
+        // A few bytes may be the rest of what follows data.
+        if len > 24 {
+            assert_eq!(salvaged.report().unknown_len, len as u64);
         }
     }
     let (records, _) = layout(&bytes);
     let second = records[1].header;
     for len in 1..=second {
         let salvaged = salvaged(&bytes[len..], "beginning");
-        assert_eq!(original.check(&salvaged, "beginning"), Vec::<String>::new(), "{len} missing");
+        // Its header is in the directory, too.
+        let kept = if len <= records[0].data.start { original.all() } else { Vec::new() };
+        assert_eq!(original.check(&salvaged, "beginning"), kept, "{len} missing: {}", told(&salvaged));
         assert_eq!(salvaged.report().begins_at, Some(-(len as i64)), "{len} missing");
     }
 }
@@ -348,26 +370,28 @@ fn wherever_a_file_is_cut_every_storage_in_front_of_the_cut_is_saved() {
     for (file, bytes) in short() {
         let original = Original::of(&bytes);
         let (records, _) = layout(&bytes);
-        let pickle = records.iter().find(|record| record.name == "data.pkl").unwrap().end;
+        let pickle = records.iter().find(|record| record.name == "data.pkl").unwrap();
+        let (begins, pickle) = (pickle.data.start, pickle.end);
         // What says how long it is may lie in front of the data.
         let whole = |record: &Placed| record.end;
         let storages = storages(&bytes);
-        let is_big = file == "big_endian.pt";
+        // In a program the byte order comes last, and without it nothing says what numbers are.
+        let order = records.iter().find(|record| record.name == "byteorder").filter(|_| file == "script.pt");
+        let order = order.map_or(0, |record| record.end);
         for len in 0..bytes.len() {
             let what = format!("{file}, cut at {len}");
             let cut = &bytes[..len];
             let Ok(salvaged) = SalvageOptions::new().salvage_bytes(cut) else {
-                assert!(len < 60, "{what}");
+                assert!(len <= begins, "{what}");
                 continue;
             };
             let intact = original.check(&salvaged, &what);
             for (name, record) in &storages {
                 let Some(record) = record else { continue };
-                // Its record of the byte order comes last, in front of the directory.
-                if whole(record) <= len && pickle <= len && !is_big {
-                    assert!(intact.contains(name), "{what}: {name}: {:#?}", salvaged.report());
+                if whole(record) <= len && pickle <= len && order <= len {
+                    assert!(intact.contains(name), "{what}: {name}: {}", told(&salvaged));
                 }
-                if record.data.end > len {
+                if record.data.end > len && !original.tensors[name].2.is_empty() {
                     assert!(!intact.contains(name), "{what}: {name}");
                 }
             }
@@ -435,12 +459,14 @@ fn one_damaged_byte_loses_no_tensor_whose_own_bytes_are_not_hit() {
                     continue;
                 }
                 for (name, record) in &storages {
-                    let Some(record) = record else { continue };
+                    let Some(record) = record.as_ref().filter(|_| !original.tensors[name].2.is_empty()) else {
+                        continue;
+                    };
                     assert_eq!(
                         intact.contains(name),
                         !record.data.contains(&at),
-                        "{what}: {name} in {record:?}: {:#?}",
-                        salvaged.report()
+                        "{what}: {name} in {record:?}: {}",
+                        told(&salvaged)
                     );
                 }
             }
@@ -472,7 +498,9 @@ fn a_damaged_or_missing_record_loses_what_is_in_it_and_nothing_else() {
                 let intact = original.intact(&damaged, &what);
                 let is_pickle = record.name == "data.pkl";
                 let describes = part == "header" || part == "descriptor" || part == "name";
-                let kept = if is_pickle && !(with_directory && describes) {
+                // Nothing is left that says how the bytes of a number come.
+                let is_order = record.name == "byteorder" && part == "all of it" && !with_directory;
+                let kept = if is_order || is_pickle && !(with_directory && describes) {
                     Vec::new()
                 } else {
                     let is_hit = |name: &String| {
@@ -480,7 +508,7 @@ fn a_damaged_or_missing_record_loses_what_is_in_it_and_nothing_else() {
                     };
                     original.all().into_iter().filter(|name| !is_hit(name)).collect()
                 };
-                assert_eq!(intact, kept, "{what}: {:#?}", salvaged(&damaged, "").report());
+                assert_eq!(intact, kept, "{what}: {}", told(&salvaged(&damaged, "")));
             }
         }
     }
@@ -517,8 +545,8 @@ fn where_one_byte_in_a_hundred_is_destroyed_every_record_that_was_not_hit_is_sav
     let original = Original::of(&bytes);
     let (records, _) = layout(&bytes);
     let pickle = records.iter().find(|record| record.name == "data.pkl").unwrap().clone();
-    let mut saved = 0;
-    for seed in 0..100 {
+    let mut saved = 0u64;
+    for seed in seeds() {
         let mut random = Seeded(seed);
         let mut damaged = bytes.clone();
         let mut hits = Vec::new();
@@ -534,12 +562,12 @@ fn where_one_byte_in_a_hundred_is_destroyed_every_record_that_was_not_hit_is_sav
             let storage = format!("data/{}", key_of(name));
             let record = records.iter().find(|record| record.name == storage).unwrap();
             if !hits.iter().any(|at| (record.header..record.end).contains(at)) {
-                assert!(intact.contains(name), "seed {seed}: {name}: {:#?}", salvaged(&damaged, "").report());
+                assert!(intact.contains(name), "seed {seed}: {name}: {}", told(&salvaged(&damaged, "")));
                 saved += 1;
             }
         }
     }
-    assert!(saved > 1500, "{saved} were not hit");
+    assert!(saved > 15 * seeds().end, "{saved} were not hit");
 }
 
 #[test]
@@ -548,8 +576,8 @@ fn where_a_hundredth_of_the_sectors_is_destroyed_every_record_that_was_not_hit_i
     let bytes = model(&lens);
     let original = Original::of(&bytes);
     let (records, _) = layout(&bytes);
-    let (mut saved, mut lost) = (0, 0);
-    for seed in 0..100 {
+    let (mut saved, mut lost) = (0u64, 0u64);
+    for seed in seeds() {
         let mut random = Seeded(seed + 1000);
         let mut damaged = bytes.clone();
         const SECTOR: usize = 128;
@@ -567,14 +595,14 @@ fn where_a_hundredth_of_the_sectors_is_destroyed_every_record_that_was_not_hit_i
         };
         for name in original.tensors.keys() {
             if !is_hit("data.pkl") && !is_hit(&format!("data/{}", key_of(name))) {
-                assert!(intact.contains(name), "seed {seed}: {name}: {:#?}", salvaged(&damaged, "").report());
+                assert!(intact.contains(name), "seed {seed}: {name}: {}", told(&salvaged(&damaged, "")));
                 saved += 1;
             } else {
-                lost += usize::from(!intact.contains(name));
+                lost += u64::from(!intact.contains(name));
             }
         }
     }
-    assert!(saved > 5000 && lost > 100, "{saved} saved, {lost} lost");
+    assert!(saved > 15 * seeds().end && lost > seeds().end, "{saved} saved, {lost} lost");
 }
 
 // What no checksum covers.
@@ -602,7 +630,7 @@ fn a_damaged_name_passes_no_tensor_off_as_another() {
                 let intact = original.intact(&damaged, &what);
                 if len == directory {
                     // Those whose names are not in doubt are all saved.
-                    assert_eq!(intact.len(), 23, "{what}: {:#?}", salvaged(&damaged, "").report());
+                    assert_eq!(intact.len(), 23, "{what}: {}", told(&salvaged(&damaged, "")));
                 }
             }
         }
@@ -631,7 +659,7 @@ fn the_byte_order_is_told_from_what_is_left_of_its_record_and_not_guessed() {
             if what.starts_with("all") && !with_directory {
                 assert!(intact.len() < original.tensors.len(), "{what}");
             } else {
-                assert_eq!(intact, original.all(), "{what}: {:#?}", salvaged(&damaged, "").report());
+                assert_eq!(intact, original.all(), "{what}: {}", told(&salvaged(&damaged, "")));
             }
         }
     }
@@ -748,10 +776,12 @@ fn a_checkpoint_within_a_tensor_is_not_taken_for_the_one_around_it() {
     for (number, (ranges, is_whole)) in cases.into_iter().enumerate() {
         let what = format!("case {number}");
         let intact = original.intact(&zeroed(ranges), &what);
-        let report = || salvaged(&zeroed(ranges), "").report().clone_for_message();
+        let report = || told(&salvaged(&zeroed(ranges), ""));
         assert_eq!(intact.contains(&"layer.1".to_owned()), is_whole, "{what}: {}", report());
         let kept: Vec<String> = intact.into_iter().filter(|name| name != "layer.1").collect();
-        assert_eq!(kept, others, "{what}: {}", report());
+        // Where nothing at all says how far it goes, what lies behind it is lost with it.
+        let expected = if number == 7 { vec!["layer.0".to_owned()] } else { others.clone() };
+        assert_eq!(kept, expected, "{what}: {}", report());
     }
     // Cut off anywhere within it, or behind.
     for len in (record.header..bytes.len()).step_by(13) {
@@ -760,16 +790,6 @@ fn a_checkpoint_within_a_tensor_is_not_taken_for_the_one_around_it() {
         let mut damaged = bytes[..len].to_vec();
         damaged[..records[0].end].fill(0);
         assert_eq!(original.intact(&damaged, &format!("no pickle, cut at {len}")), Vec::<String>::new());
-    }
-}
-
-trait ForMessage {
-    fn clone_for_message(&self) -> String;
-}
-
-impl ForMessage for dolmen::SalvageReport {
-    fn clone_for_message(&self) -> String {
-        format!("{self:#?}")
     }
 }
 
@@ -881,7 +901,7 @@ fn lengths_and_offsets_that_lie_are_not_believed() {
 fn random_damage_of_any_amount_harms_nobody() {
     for (file, bytes) in short() {
         let original = Original::of(&bytes);
-        for seed in 0..150 {
+        for seed in seeds() {
             let mut random = Seeded(seed);
             let mut damaged = bytes.clone();
             for _ in 0..1 + random.below(60) {
@@ -967,10 +987,77 @@ fn what_is_salvaged_is_saved_in_either_format() {
     assert_eq!(original.check(&salvaged, "training.pt"), original.all());
     for out in ["out.dolmen", "out.pt"] {
         let out = dir.path().join(out);
-        salvaged.save(&out).unwrap();
+        let _notes = salvaged.save(&out).unwrap();
         let saved = Checkpoint::open(&out).unwrap();
         assert_eq!((content(&saved), saved.document().unwrap()), (original.tensors.clone(), original.document.clone()));
     }
     assert!(salvaged.save(&damaged).is_err());
     assert_eq!(std::fs::read(&damaged).unwrap(), &bytes[..directory + 17]);
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_saves_raw_storages_when_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = model(&[5, 9]);
+    let pickle = layout(&bytes).0.iter().find(|record| record.name == "data.pkl").unwrap().data.start;
+    bytes[pickle + 9] ^= 1;
+    let (damaged, out) = (dir.path().join("damaged.pt"), dir.path().join("out.dolmen"));
+    std::fs::write(&damaged, &bytes).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dolmen"));
+        let ran = command.arg("salvage").arg(&damaged).arg(&out).args(args).output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+    };
+    let (code, told) = run(&[]);
+    assert!(code == Some(3) && told.contains("--raw would save it as mere bytes") && !out.exists(), "{told}");
+    let (code, told) = run(&["--json"]);
+    assert!(code == Some(3) && told.contains("\"raw\": true") | told.contains("\"raw\":true"), "{told}");
+    let (code, told) = run(&["--raw"]);
+    assert!(code == Some(3) && out.exists(), "{told}");
+    assert_eq!(Checkpoint::open(&out).unwrap().tensor("data/1").unwrap().shape(), [36]);
+}
+
+// Disks that fail.
+
+/// A file of which some bytes cannot be read.
+struct BadSectors<'a>(&'a [u8], Range<usize>);
+
+impl dolmen::ReadAt for BadSectors<'_> {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let start = offset as usize;
+        let bytes = self.0.get(start..start + buffer.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        if start < self.1.end && self.1.start < start + buffer.len() {
+            return Err(std::io::Error::other("a bad sector"));
+        }
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_damage_like_any_other_and_never_passed_off_as_zeros() {
+    let bytes = model(&[2000; 12]);
+    let (records, _) = layout(&bytes);
+    for (number, record) in records.iter().filter(|record| record.name.starts_with("data/")).enumerate() {
+        let middle = record.data.start + record.data.len() / 2;
+        let file = BadSectors(&bytes, middle..middle + 1);
+        for options in [SalvageOptions::new(), SalvageOptions::new().unverified(true).partial(Fill::Zeros)] {
+            let report = options.examine(&file).unwrap();
+            assert!(report.damages.iter().any(|damage| damage.what.contains("cannot be read")), "{report:?}");
+            for tensor in &report.tensors {
+                // A sector may reach into a neighbour.
+                let distance = key_of(&tensor.name).parse::<usize>().unwrap().abs_diff(number);
+                match &tensor.outcome {
+                    Outcome::Intact => assert!(distance > 0, "{}", tensor.name),
+                    Outcome::Lost(loss) => assert!(distance < 2 && loss.rescue.is_none(), "{}: {loss:?}", tensor.name),
+                    other => panic!("{}: {other:?}", tensor.name),
+                }
+            }
+        }
+    }
 }

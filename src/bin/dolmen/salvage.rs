@@ -32,6 +32,9 @@ pub struct Args {
     /// Save bytes too that no checksum vouches for
     #[arg(long)]
     unverified: bool,
+    /// Save the storages of a PyTorch checkpoint whose pickle is lost, as bytes
+    #[arg(long)]
+    raw: bool,
     /// Write the report as JSON
     #[arg(long)]
     json: bool,
@@ -67,7 +70,7 @@ and \"unverified\" (ranges of the tensor's bytes, ends excluded), and \"rows\":
 \"reason\" (data_damaged, unverified, cut_off, description_damaged,
 storage_missing, overlap, name_twice or limit), \"at\" (bytes of DAMAGED, or null),
 and \"rescue\": {\"partial\", \"unverified\", \"rows\": [whole, all]} with what to ask
-for, or null. \"further_rows\" is there if --unverified would add rows. \"output\"
+for, or null; in it \"raw\": true if --raw must be asked for. \"further_rows\" is there if --unverified would add rows. \"output\"
 is null if nothing was written, \"reason\" if the file is some checkpoint at all.
 
 Exit codes: 0 if all that the file held is saved (or would be), and verified; 3 if
@@ -100,7 +103,8 @@ fn parse_fill(text: &str) -> std::result::Result<Fill, String> {
 pub fn run(args: &Args) -> Result<Outcome> {
     let progress = Arc::new(Progress::of_bytes(std::fs::metadata(&args.damaged).map_or(0, |metadata| metadata.len())));
     let add = Arc::clone(&progress);
-    let mut options = SalvageOptions::new().unverified(args.unverified).progress(move |bytes| add.add(bytes));
+    let options = SalvageOptions::new().unverified(args.unverified).raw(args.raw);
+    let mut options = options.progress(move |bytes| add.add(bytes));
     if args.partial {
         options = options.partial(args.fill.unwrap_or(Fill::Zeros));
     }
@@ -291,6 +295,10 @@ fn loss_text(loss: &Loss) -> String {
 
 /// What to ask for, and what it would give.
 fn rescue_text(rescue: &Rescue) -> String {
+    if rescue.raw {
+        let options = if rescue.unverified { "--raw --unverified" } else { "--raw" };
+        return format!("{options} would save it as mere bytes");
+    }
     let options = match (rescue.partial, rescue.unverified) {
         (true, true) => "--partial --unverified",
         (true, false) => "--partial",
@@ -372,8 +380,11 @@ fn lost_json(loss: &Loss, json: &mut Json) {
     json["reason"] = json!(loss.reason.name());
     json["at"] = json!(loss.at.as_ref().map(range));
     let rows = |rescue: &Rescue| rescue.rows.map(|(whole, all)| json!([whole, all]));
-    json["rescue"] =
-        json!(loss.rescue.as_ref().map(|rescue| {
-            json!({"partial": rescue.partial, "unverified": rescue.unverified, "rows": rows(rescue)})
-        }));
+    json["rescue"] = json!(loss.rescue.as_ref().map(|rescue| {
+        let mut json = json!({"partial": rescue.partial, "unverified": rescue.unverified, "rows": rows(rescue)});
+        if rescue.raw {
+            json["raw"] = json!(true);
+        }
+        json
+    }));
 }

@@ -20,9 +20,9 @@ use crate::format::limits::Limits;
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
 
-const END_LEN: u64 = 22;
-const LOCATOR_LEN: u64 = 20;
-const END64_LEN: u64 = 56;
+pub(super) const END_LEN: u64 = 22;
+pub(super) const LOCATOR_LEN: u64 = 20;
+pub(super) const END64_LEN: u64 = 56;
 const CENTRAL_LEN: usize = 46;
 pub(super) const LOCAL_LEN: u64 = 30;
 const MAX_COMMENT_LEN: u64 = 0xFFFF;

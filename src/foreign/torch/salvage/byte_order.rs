@@ -47,12 +47,19 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
             3 => return Ok(ByteOrder::Big),
             _ => {}
         }
+        // Where it ends is not known; where it begins is.
+        let mut word = [0; 6];
+        if source.read_exact_at(&mut word, found.record.data_offset).is_ok() {
+            if word.iter().zip(b"little").filter(|(a, b)| a == b).count() >= 5 {
+                return Ok(ByteOrder::Little);
+            }
+            if word.starts_with(b"big") {
+                return Ok(ByteOrder::Big);
+            }
+        }
     }
     let mut may_look = MAX_LOOK;
-    let mut is_torn = names.get("byteorder").is_some();
-    for gap in gaps(&records.found) {
-        // Only in front of the first storage, where it is: unless the pickle comes last, as in programs.
-        is_torn |= is_in_front(records, names, &gap);
+    for gap in unnamed(&records.found, names) {
         let len = gap.end.saturating_sub(gap.start).min(may_look);
         may_look = may_look.saturating_sub(len);
         let mut bytes = vec![0; len_usize(len).unwrap_or_default()];
@@ -70,20 +77,46 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
             }
         }
     }
+    // A record that is lost lay in front of the first storage: unless the pickle comes last, as in programs. Of those the end may be lost.
+    let is_torn = names.get("byteorder").is_some()
+        || gaps(&records.found).any(|gap| is_in_front(records, names, &gap))
+        || (is_program(records, names) && !records.has_directory);
     Ok(if is_torn { ByteOrder::Unknown } else { ByteOrder::Little })
 }
 
+/// What lies between records that are whole and have names.
+fn unnamed(found: &[Found], names: &Names) -> Vec<Range<u64>> {
+    let is_whole = |one: &&Found| {
+        let mut own = [&one.local_name, &one.entry_name].into_iter().flatten();
+        one.sum == Sum::Right && own.any(|name| names.has(name))
+    };
+    let whole: Vec<&Found> = found.iter().filter(is_whole).collect();
+    let between = whole.windows(2).filter_map(|two| match two {
+        [before, next] => Some(before.data_end()..next.at),
+        _ => None,
+    });
+    between.filter(|gap| gap.start < gap.end).collect()
+}
+
 /// What lies between records and is none.
-pub(super) fn gaps(found: &[Found]) -> impl Iterator<Item = Range<u64>> {
+fn gaps(found: &[Found]) -> impl Iterator<Item = Range<u64>> {
     found.windows(2).filter_map(|two| match two {
         [before, next] if !before.adjoins(next) => Some(before.data_end()..next.at).filter(|gap| !gap.is_empty()),
         _ => None,
     })
 }
 
-fn is_in_front(records: &Records, names: &Names, gap: &Range<u64>) -> bool {
-    let is_program = names.get("constants.pkl").is_some();
+fn first_storage(records: &Records, names: &Names) -> u64 {
     let storages = names.beginning("data/").filter_map(|(_, named)| records.found.get(named.number));
-    let first = storages.map(|found| found.at).min().unwrap_or(u64::MAX);
-    is_program || gap.start < first
+    storages.map(|found| found.at).min().unwrap_or(u64::MAX)
+}
+
+/// Whether storages lie in front of the pickle, as in programs of TorchScript.
+fn is_program(records: &Records, names: &Names) -> bool {
+    let pickle = names.get("data.pkl").and_then(|named| records.found.get(named.number));
+    pickle.is_some_and(|pickle| pickle.at > first_storage(records, names))
+}
+
+fn is_in_front(records: &Records, names: &Names, gap: &Range<u64>) -> bool {
+    is_program(records, names) || gap.start < first_storage(records, names)
 }

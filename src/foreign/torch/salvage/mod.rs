@@ -14,6 +14,7 @@ mod byte_order;
 mod legacy;
 mod names;
 mod raw;
+mod readable;
 mod records;
 mod signs;
 mod sums;
@@ -27,6 +28,7 @@ use super::rebuild::StorageId;
 use super::zip::{self, Pickle};
 use byte_order::ByteOrder;
 use names::{Keys, Names};
+use readable::Readable;
 use records::{Found, Records, Sum};
 use signs::Signs;
 use tensors::{Judge, Judged, Meant};
@@ -54,17 +56,15 @@ pub(crate) fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Opti
         let e = Error::new(ErrorKind::UnsupportedVersion, message);
         return Err(e.with_advice("if it opens at all, convert it"));
     }
-    let (records, damage) = match Archive::read(source, &options.limits) {
-        Ok(archive) if archive.get("data.pkl").is_some() => (of_archive(source, &archive)?, None),
-        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => return Err(e),
-        opened => {
-            let signs = Signs::find(source, file_len)?;
-            let damage = opened.err().map(|e| e.reason());
-            let damage = damage.unwrap_or_else(|| "the archive's directory has no data.pkl".to_owned());
-            (Records::find(source, file_len, &signs)?, Some(damage))
+    let readable = Readable::new(source);
+    let (mut records, damage) = records(&readable, file_len, options)?;
+    let unreadable = readable.unreadable();
+    for found in &mut records.found {
+        if found.sum != Sum::Open && overlaps(&unreadable, found.record.data_offset..found.data_end()) {
+            found.sum = Sum::Unreadable;
         }
-    };
-    let salvage = Salvage { source, file_len, options, records, damage };
+    }
+    let salvage = Salvage { source: &readable, file_len, options, records, damage, unreadable };
     if !salvage.is_checkpoint() {
         return Ok(None);
     }
@@ -73,6 +73,31 @@ pub(crate) fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Opti
         progress(file_len);
     }
     Ok(Some(finding))
+}
+
+/// The records of an archive, and why it cannot be opened, or should not be.
+fn records(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions) -> Result<(Records, Option<String>)> {
+    let (opened, damage) = match Archive::read(source, &options.limits) {
+        Ok(archive) if archive.get("data.pkl").is_some() => {
+            let what = "a record does not lie where the archive says";
+            (Some(of_archive(source, &archive)?), what.to_owned())
+        }
+        Ok(_) => (None, "the archive's directory has no data.pkl".to_owned()),
+        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit) => return Err(e),
+        Err(e) => (None, e.reason()),
+    };
+    let right = |records: &Records| records.found.iter().filter(|found| found.sum == Sum::Right).count();
+    match opened {
+        Some(opened) if opened.found.iter().all(|found| found.sum != Sum::Wrong) => Ok((opened, None)),
+        opened => {
+            let signs = Signs::find(source, file_len)?;
+            let found = Records::find(source, file_len, &signs)?;
+            match opened {
+                Some(opened) if right(&opened) >= right(&found) => Ok((opened, None)),
+                _ => Ok((found, Some(damage))),
+            }
+        }
+    }
 }
 
 /// The records of an archive that can be opened, each with what its CRC says.
@@ -101,6 +126,14 @@ struct Salvage<'a> {
     records: Records,
     /// Why it cannot be opened, if it cannot.
     damage: Option<String>,
+    /// The bytes that cannot be read.
+    unreadable: Vec<Range<u64>>,
+}
+
+/// Whether a range has bytes of any of some that are in ascending order.
+fn overlaps(ranges: &[Range<u64>], range: Range<u64>) -> bool {
+    let first = ranges.get(ranges.partition_point(|one| one.end <= range.start));
+    first.is_some_and(|one| one.start < range.end)
 }
 
 /// A pickle that was read; and why nothing vouches for it, if so.
@@ -188,6 +221,7 @@ impl Salvage<'_> {
             Sum::Right => named.doubt.map(str::to_owned),
             Sum::Absent => Some("the archive has no CRC-32 of it".to_owned()),
             Sum::Wrong => return lost("is damaged: its CRC-32 differs"),
+            Sum::Unreadable => return lost("cannot be read from the disk"),
             Sum::Open => return lost("is damaged: where it ends is not known"),
         };
         let doubt = doubt.map(|why| format!("{name}: {why}"));
@@ -268,6 +302,11 @@ impl Salvage<'_> {
         let record = &found.record;
         let at = record.data_offset..found.data_end().max(record.data_offset);
         let name = quoted(name);
+        let end = record.data_offset.saturating_add(len);
+        if found.sum == Sum::Unreadable || overlaps(&self.unreadable, record.data_offset..end) {
+            let why = format!("some of the bytes of its record {name} cannot be read");
+            return Judged::Lost(lost(LossReason::DataDamaged, why).at(at));
+        }
         if found.sum == Sum::Open {
             let left = self.end_of(named.number).saturating_sub(record.data_offset);
             let why = match found.local_name {
@@ -362,6 +401,9 @@ impl Salvage<'_> {
     }
 
     fn describe_records(&self, report: &mut SalvageReport) {
+        for range in &self.unreadable {
+            report.damage(Part::File, Some(range.clone()), "these bytes cannot be read");
+        }
         for one in &self.records.found {
             let Some(name) = one.entry_name.as_ref().or(one.local_name.as_ref()) else {
                 let at = one.record.data_offset..one.data_end();
@@ -382,7 +424,7 @@ impl Salvage<'_> {
                         format!("{name}: what says where it lies is damaged, or it goes beyond the end of the file");
                     report.damage(Part::Record, Some(one.at..data_offset), what);
                 }
-                Sum::Right | Sum::Absent => {}
+                Sum::Right | Sum::Absent | Sum::Unreadable => {}
             }
             match (&one.local_name, &one.entry_name) {
                 (None, Some(_)) => {
@@ -400,7 +442,10 @@ impl Salvage<'_> {
 
 /// Notes a pickle that is lost, and whatever tensors it spoke of.
 fn more_lost(e: Error, report: &mut SalvageReport) {
-    report.damage(Part::Pickle, None, e.reason());
+    // A record that is damaged has been told already.
+    if report.damages.iter().all(|damage| damage.part != Part::Pickle) {
+        report.damage(Part::Pickle, None, e.reason());
+    }
     report.may_have_more = true;
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Named {
 pub(super) struct Names {
     root: String,
     named: BTreeMap<String, Named>,
+    /// All records that have a name which several have.
+    rivals: BTreeMap<String, Vec<usize>>,
 }
 
 const TWO_NAMES: &str = "its header and the archive's directory call it by different names";
@@ -64,7 +66,7 @@ impl Names {
                 (None, None) => {}
             }
         }
-        let mut named = BTreeMap::new();
+        let (mut named, mut rivals) = (BTreeMap::new(), BTreeMap::new());
         for (name, mut claims) in claims {
             // What is surely one record's is no other's.
             for trust in [Trust::Certain, Trust::Single] {
@@ -82,11 +84,14 @@ impl Names {
                 [_] => None,
                 _ => Some(TWO_RECORDS),
             };
+            if doubt == Some(TWO_RECORDS) {
+                rivals.insert(name.clone(), claims.iter().map(|(number, _)| *number).collect());
+            }
             if let Some(&(number, _)) = claims.first() {
                 named.insert(name, Named { number, doubt });
             }
         }
-        let mut names = Names { root, named };
+        let mut names = Names { root, named, rivals };
         names.settle_disagreements(found);
         names.check_anchor(found);
         for folder in FOLDERS {
@@ -103,6 +108,11 @@ impl Names {
     /// The record of a name within it.
     pub(super) fn get(&self, name: &str) -> Option<Named> {
         self.named.get(name).copied()
+    }
+
+    /// Whether a whole name is that of a record.
+    pub(super) fn has(&self, name: &str) -> bool {
+        within(&self.root, name).is_some_and(|name| self.named.contains_key(name))
     }
 
     /// All names that begin so, with their records.
@@ -153,8 +163,10 @@ impl Names {
         }
         let chains = chains(found);
         let chain_of = |number: usize| chains.get(number).copied().unwrap_or(0);
+        let rivals = self.rivals.keys().filter_map(|name| name.strip_prefix(folder));
+        let seen: Vec<&str> = records.iter().map(|(_, key)| *key).chain(rivals).collect();
         let orders = [Order::Numbers, Order::Texts].into_iter().filter_map(|order| {
-            let ranks = keys.ranks(folder, order, records.iter().map(|(_, key)| *key))?;
+            let ranks = keys.ranks(folder, order, seen.iter().copied())?;
             let ranked: Vec<(usize, i64)> =
                 records.iter().filter_map(|(number, key)| Some((*number, *ranks.get(*key)?))).collect();
             let agree = |pair: &[(usize, i64)]| match *pair {
@@ -165,17 +177,21 @@ impl Names {
                 _ => false,
             };
             let agreeing = ranked.windows(2).filter(|pair| agree(pair)).count();
-            Some((agreeing, ranked))
+            Some((agreeing, ranked, ranks))
         });
         // Of two that agree as well, the first.
-        let Some((agreeing, ranked)) = orders.reduce(|best, next| if next.0 > best.0 { next } else { best }) else {
+        let Some((agreeing, ranked, ranks)) = orders.reduce(|best, next| if next.0 > best.0 { next } else { best })
+        else {
             return;
         };
-        // Someone else's order says nothing: most pairs agree in PyTorch's, and a damaged name spoils two.
-        if agreeing.saturating_mul(2) < ranked.len().saturating_sub(1) {
+        // Someone else's order says nothing: most pairs agree in PyTorch's, and a damaged name spoils two. Of a few there is no telling.
+        const TELLING: usize = 6;
+        if ranked.len() >= TELLING && agreeing.saturating_mul(2) < ranked.len().saturating_sub(1) {
             return;
         }
         let mut doubtful: HashSet<usize> = HashSet::new();
+        // For each stretch of records, by how much numbers and ranks differ in it.
+        let mut offsets: HashMap<usize, i64> = HashMap::new();
         for chain in ranked.chunk_by(|(a, _), (b, _)| chain_of(*a) == chain_of(*b)) {
             let offset_of = |(number, rank): &(usize, i64)| rank.saturating_sub(i64::try_from(*number).unwrap_or(0));
             let mut votes: HashMap<i64, u32> = HashMap::new();
@@ -196,6 +212,7 @@ impl Names {
             let most = votes.values().copied().max().unwrap_or(0);
             let mut winners = votes.iter().filter(|(_, votes)| **votes == most).map(|(offset, _)| *offset);
             let winner = winners.next().filter(|_| winners.next().is_none());
+            offsets.extend(winner.map(|offset| (chain_of(first), offset)));
             let uncertain = chain.iter().filter(|(number, _)| !found.get(*number).is_some_and(is_certain));
             doubtful.extend(uncertain.filter(|one| Some(offset_of(one)) != winner).map(|(number, _)| *number));
         }
@@ -216,6 +233,22 @@ impl Names {
             && !found.get(number).is_some_and(is_certain)
         {
             doubtful.insert(number);
+        }
+        // Of two records with one name, the one in whose place it belongs.
+        let mut told: Vec<(String, usize)> = Vec::new();
+        for (name, rivals) in &self.rivals {
+            let Some(&rank) = name.strip_prefix(folder).and_then(|key| ranks.get(key)) else { continue };
+            let belongs = |number: &&usize| {
+                let here = rank.checked_sub(i64::try_from(**number).unwrap_or(i64::MAX));
+                here.is_some() && offsets.get(&chain_of(**number)).copied() == here
+            };
+            let mut belonging = rivals.iter().filter(belongs);
+            if let (Some(&number), None) = (belonging.next(), belonging.next()) {
+                told.push((name.clone(), number));
+            }
+        }
+        for (name, number) in told {
+            self.named.insert(name, Named { number, doubt: None });
         }
         for (name, named) in &mut self.named {
             if name.starts_with(folder) && doubtful.contains(&named.number) {

@@ -12,7 +12,7 @@ use crate::format::dtype::DType;
 use crate::format::value::Value;
 use crate::read::salvage::{Doubt, Loss, LossReason, Outcome, Rescue, SalvageOptions, SalvageReport};
 
-const WHY: &str = "the pickle that says which tensors lie in it is lost: it can be saved as mere bytes";
+const WHY: &str = "the pickle that says which tensors lie in it is lost";
 
 /// Adds what is to be saved of storages, and says of each what has become of it.
 ///
@@ -35,11 +35,12 @@ pub(super) fn storages(
             (Sum::Right, Some(why)) => (LossReason::DescriptionDamaged, why.to_owned()),
             (Sum::Absent, _) => (LossReason::Unverified, "the archive has no CRC-32 of it".to_owned()),
             (Sum::Wrong, _) => (LossReason::DataDamaged, "it is damaged: its CRC-32 differs".to_owned()),
+            (Sum::Unreadable, _) => (LossReason::DataDamaged, "some of its bytes cannot be read".to_owned()),
             (Sum::Open, _) => (LossReason::DescriptionDamaged, "where it ends is not known".to_owned()),
         };
         let is_good = one.sum == Sum::Right && named.doubt.is_none();
         let outcome = match one.sum {
-            Sum::Open => Outcome::Lost(Loss::new(reason, why).at(at)),
+            Sum::Open | Sum::Unreadable => Outcome::Lost(Loss::new(reason, why).at(at)),
             _ if options.raw && is_good => Outcome::Intact,
             _ if options.raw && options.unverified => {
                 let all = 0..record.len;

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::archive::{self, Method, Record, copy_record};
-use super::signs::{Descriptor, Entry, Signs};
+use super::signs::{Descriptor, Entry, Local, Signs};
 use super::sums::Sums;
 use crate::error::{ErrorKind, Result};
 use crate::format::len_u64;
@@ -22,8 +22,6 @@ const ALIGNMENT: u64 = 64;
 const ZIP64: u64 = 0xFFFF_FFFF;
 /// What may lie between a record's data and the next header: what follows data, in any of its forms.
 pub(super) const MAX_DESCRIPTOR_LEN: u64 = 24;
-/// What a header that is lost may have taken at most.
-const MAX_HEADER_LEN: u64 = 30 + 512 + 96;
 /// How many entries at each end of a directory are asked where the archive begins.
 const ASKED: usize = 4;
 
@@ -36,6 +34,8 @@ pub(super) enum Sum {
     Absent,
     /// It does not agree.
     Wrong,
+    /// Some of its bytes cannot be read.
+    Unreadable,
     /// Where the record ends is not known, or lies beyond the end of the file: then the length that is claimed for it is in the record.
     Open,
 }
@@ -68,11 +68,11 @@ impl Found {
         self.entry_name.is_some()
     }
 
-    /// Whether nothing lies between it and the one behind it.
+    /// Whether nothing lies between it and the one behind it. In front of one whose header is lost there may have been others.
     pub(super) fn adjoins(&self, next: &Found) -> bool {
-        let room = if next.local_name.is_some() || next.is_confirmed() { 0 } else { MAX_HEADER_LEN };
-        self.sum != Sum::Open
-            && next.at.checked_sub(self.data_end()).is_some_and(|gap| gap <= MAX_DESCRIPTOR_LEN.saturating_add(room))
+        let has_header = next.local_name.is_some() || next.is_confirmed();
+        let gap = next.at.checked_sub(self.data_end()).filter(|_| has_header && self.sum != Sum::Open);
+        gap.is_some_and(|gap| gap <= MAX_DESCRIPTOR_LEN)
     }
 }
 
@@ -165,7 +165,8 @@ impl Records {
     /// Such are never joined to the record in front of them. They give themselves away by a second pickle, or by an end record behind which
     /// there are further records.
     fn drop_nested(&mut self, ends: &[u64]) {
-        let last_at = self.found.last().map_or(0, |found| found.at);
+        let right = self.found.iter().rfind(|found| found.sum == Sum::Right);
+        let last_at = right.map_or(0, |found| found.at);
         let mut pickles = 0usize;
         // The end record up to which all is nested.
         let mut nested_until = 0u64;
@@ -201,7 +202,7 @@ struct Finder<'s> {
     /// The entries of the directory, of the archive that is not within another; and where that begins.
     directory: Vec<&'s Entry>,
     base: i64,
-    /// Headers by where they are, and by where the data behind them begins: the first of each.
+    /// Headers by where they are, and by where the data behind them begins.
     by_place: HashMap<u64, usize>,
     by_data: HashMap<u64, usize>,
 }
@@ -217,7 +218,8 @@ impl<'s> Finder<'s> {
         let mut by_data = HashMap::with_capacity(signs.locals.len());
         for (number, local) in signs.locals.iter().enumerate() {
             by_place.insert(local.at, number);
-            by_data.entry(local.data_at).or_insert(number);
+            // Of several the one that lies closest: the others are damaged, or claim too much.
+            by_data.insert(local.data_at, number);
         }
         let first = signs.locals.first().map_or(0, |local| local.at);
         let base = i64::try_from(first).unwrap_or(0);
@@ -242,7 +244,8 @@ impl<'s> Finder<'s> {
         };
         for group in self.signs.entries.chunk_by(|before, entry| !is_between(before, entry)) {
             let (base, score) = self.base_of(group, &names);
-            match base {
+            // Of an archive within a tensor, something lies in front.
+            match base.filter(|&base| base <= self.base) {
                 Some(base) if score > 0 && best.is_none_or(|(known, _)| base <= known) => best = Some((base, group)),
                 Some(base) if score == 0 => unmatched = Some((base, group)),
                 _ => {}
@@ -298,9 +301,12 @@ impl<'s> Finder<'s> {
         for descriptor in &self.signs.descriptors {
             let Descriptor { at, crc32, stored_len, len } = *descriptor;
             let data_at = at.saturating_sub(stored_len);
-            let owner = self.by_data.get(&data_at).and_then(|&local| self.signs.locals.get(local));
+            let owner = self.owner(data_at);
             let method = owner.map_or(Method::Stored, |local| local.method);
-            push(data_at, (crc32, stored_len, len), method, None, owner.is_some());
+            // Without a header, something must follow it.
+            let ends = [16, MAX_DESCRIPTOR_LEN].map(|own_len| at.saturating_add(own_len));
+            let is_followed = owner.is_some() || ends.into_iter().any(|end| self.begins_at(end));
+            push(data_at, (crc32, stored_len, len), method, None, is_followed);
         }
         for (number, local) in self.signs.locals.iter().enumerate() {
             if let Some((crc32, stored_len, len)) = local.numbers
@@ -326,9 +332,14 @@ impl<'s> Finder<'s> {
     }
 
     /// The header where an entry says that it is.
-    fn local_of(&self, entry: &Entry) -> Option<&'s super::signs::Local> {
+    fn local_of(&self, entry: &Entry) -> Option<&'s Local> {
         let at = place(self.base, entry.record.header_offset)?;
         self.by_place.get(&at).and_then(|&local| self.signs.locals.get(local))
+    }
+
+    /// The header that data belongs to which begins here.
+    fn owner(&self, data_at: u64) -> Option<&'s Local> {
+        self.by_data.get(&data_at).and_then(|&local| self.signs.locals.get(local))
     }
 
     /// Where the data of an entry may begin, if its header is damaged: as PyTorch and as others write it, and as far in front of the next
@@ -397,13 +408,17 @@ impl<'s> Finder<'s> {
         let mut local_names: HashMap<u64, (&str, u64)> = HashMap::new();
         for (number, entry) in self.directory.iter().enumerate() {
             let Some(local) = self.local_of(entry) else { continue };
+            let is_owner = self.owner(local.data_at).is_some_and(|owner| owner.at == local.at);
             match entry_data.get(&number) {
                 // Its header says wrongly where its data begins.
                 Some(&data_at) if data_at != local.data_at => {
-                    moved.insert(local.data_at);
+                    if is_owner {
+                        moved.insert(local.data_at);
+                    }
                     local_names.insert(data_at, (&local.name, local.at));
                 }
                 Some(_) => {}
+                None if !is_owner => {}
                 None => {
                     entries.entry(local.data_at).or_insert(number);
                     entry_data.insert(number, local.data_at);
@@ -417,7 +432,7 @@ impl<'s> Finder<'s> {
         let mut found = Vec::with_capacity(places.len());
         for data_at in places {
             let claim = right.get(&data_at).or_else(|| credible.get(&data_at)).and_then(|&claim| claims.get(claim));
-            let local = self.by_data.get(&data_at).and_then(|&local| self.signs.locals.get(local));
+            let local = self.owner(data_at);
             let entry = entries.get(&data_at).and_then(|&entry| self.directory.get(entry));
             let is_right = claim.is_some_and(|claim| claim.sum == Sum::Right);
             if moved.contains(&data_at) && !is_right {
@@ -430,7 +445,7 @@ impl<'s> Finder<'s> {
         // What only the directory knows of.
         for (number, entry) in self.directory.iter().enumerate() {
             if !entry_data.contains_key(&number)
-                && let Some(at) = place(self.base, entry.record.header_offset)
+                && let Some(at) = place(self.base, entry.record.header_offset).filter(|&at| at < self.file_len)
             {
                 found.push(self.one(at, None, None, Some(entry), Some(entry.record.stored_len)));
             }
@@ -467,9 +482,8 @@ impl<'s> Finder<'s> {
     fn tail(&self, settled: &Settled) -> Vec<std::ops::Range<u64>> {
         let mut tail: Vec<_> = self.directory.iter().map(|entry| entry.at..entry.end).collect();
         let from = self.directory.last().map_or(u64::MAX, |entry| entry.end);
-        // 56, 20 and 22 bytes, of which the middle ones have no use here.
         let ends = self.signs.ends.iter().filter(|end| end.at >= from && !settled.covers(end.at));
-        tail.extend(ends.map(|end| end.at..end.at.saturating_add(76).min(self.file_len)));
+        tail.extend(ends.map(|end| end.at..end.end.min(self.file_len)));
         tail
     }
 }
@@ -501,7 +515,7 @@ impl Settled {
             (true, Sum::Right) => 0,
             (true, Sum::Absent | Sum::Wrong) => 1,
             (false, Sum::Right | Sum::Absent | Sum::Wrong) => 2,
-            (_, Sum::Open) => 3,
+            (_, Sum::Open | Sum::Unreadable) => 3,
         };
         for round in 0..4 {
             for mut one in found.extract_if(.., |found| rank(found) == round) {

@@ -49,6 +49,8 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     pub(super) at: u64,
+    /// Behind it, and behind the locator if it is one of zip64.
+    pub(super) end: u64,
     /// Where the archive begins, by what it says of its directory, which ends here: less than 0 if its beginning is missing.
     pub(super) base: Option<i64>,
 }
@@ -200,18 +202,18 @@ fn entry(bytes: &[u8], at: u64) -> Option<Entry> {
 fn end(bytes: &[u8], at: u64) -> Option<End> {
     let mut fields = Fields(bytes);
     let magic = fields.array::<4>()?;
-    let (len, offset) = if magic == END {
+    let (len, offset, own_len) = if magic == END {
         fields.array::<8>()?;
         let (len, offset) = (fields.u32()?, fields.u32()?);
-        (u64::from(len), u64::from(offset))
+        (u64::from(len), u64::from(offset), archive::END_LEN)
     } else {
         fields.array::<36>()?;
-        (fields.u64()?, fields.u64()?)
+        (fields.u64()?, fields.u64()?, archive::END64_LEN.saturating_add(archive::LOCATOR_LEN))
     };
     let base = || {
         let directory_end = i64::try_from(offset.checked_add(len)?).ok()?;
         i64::try_from(at).ok()?.checked_sub(directory_end)
     };
     // If a zip64 record stands between them, only that one is right behind the directory.
-    Some(End { at, base: base() })
+    Some(End { at, end: at.saturating_add(own_len), base: base() })
 }
