@@ -322,7 +322,11 @@ impl<'s> Finder<'s> {
             let record = &entry.record;
             let numbers = (record.crc32.unwrap_or(0), record.stored_len, record.len);
             if let Some(local) = self.local_of(entry) {
-                push(local.data_at, numbers, record.method, Some(number), true);
+                // If the header says wrongly where its data begins, nothing follows where it would end.
+                let end = local.data_at.saturating_add(record.stored_len);
+                let ends = [0, 16, MAX_DESCRIPTOR_LEN].map(|own_len| end.saturating_add(own_len));
+                let is_followed = ends.into_iter().any(|end| self.begins_at(end));
+                push(local.data_at, numbers, record.method, Some(number), is_followed);
             }
             for data_at in self.guesses(entry, &offsets) {
                 push(data_at, numbers, record.method, Some(number), false);
