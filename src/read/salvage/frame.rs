@@ -352,8 +352,11 @@ fn bases_of(hit: &Hit) -> impl Iterator<Item = Base> {
     })
 }
 
+/// Headers, each with its place, and descriptors.
+type Scanned = (Vec<(u64, Copy)>, Vec<Hit>);
+
 /// Finds all headers and descriptors that are whole.
-fn scan(file: &Damaged<'_>, looked_at: &dyn Fn(u64)) -> Result<(Vec<(u64, Copy)>, Vec<Hit>)> {
+fn scan(file: &Damaged<'_>, looked_at: &dyn Fn(u64)) -> Result<Scanned> {
     /// In the middle of both magics.
     const COMMON: &[u8] = b"DOLM";
     const STEP: usize = 128 << 10;

@@ -149,6 +149,9 @@ const TASK_LEN: u64 = 4 << 20;
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
 
+/// What was found at which stretches of a storage.
+type FoundAt = Vec<(Range<u64>, Found)>;
+
 /// Reads all storages, and finds out which of their bytes are good.
 ///
 /// # Errors
@@ -160,7 +163,7 @@ pub(super) fn check_all(
     threads: usize,
     looked_at: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    let found: Vec<Mutex<Vec<(Range<u64>, Found)>>> = storages.iter().map(|_| Mutex::default()).collect();
+    let found: Vec<Mutex<FoundAt>> = storages.iter().map(|_| Mutex::default()).collect();
     {
         let storages = &*storages;
         let tasks = storages.iter().enumerate().flat_map(|(storage, stored)| {
