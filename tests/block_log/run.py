@@ -30,8 +30,10 @@ import states
 HERE = os.path.dirname(os.path.abspath(__file__))
 SAVERS = {"honest": "none", "no-file-sync": "file-sync", "no-directory-sync": "directory-sync"}
 WEATHERS = "breeze", "storm"
-# How many states of a voyage are looked at, at most, for each of its writes.
+# How many states of a voyage are looked at for each of its writes, so that there are voyages in every weather: at most, and at most if
+# there are few voyages.
 STATES_OF_A_WRITE = 4
+STATES_OF_A_WRITE_IF_MANY = 2
 KINDS = "lost", "corrupt", "foreign", "stuck", "unmountable"
 # Steps that may have nothing to flush.
 NEED_NO_FLUSH = "Refused", "Discarded", "Forget"
@@ -135,7 +137,7 @@ HEADINGS = ["file system", "saver", "voyages", "states", "prefixes", "writes", "
 
 
 def look(name, file_system, saver, program, arguments, wanted):
-    """Voyages, each on a new file system and with another seed, until so many states have been looked at."""
+    """Voyages, each on a new file system and with another seed and weather, until so many states have been looked at."""
     outcome = Outcome(name, saver)
     begun = time.monotonic()
     steps = arguments.steps or min(max(12, wanted // 20), 150)
@@ -145,7 +147,7 @@ def look(name, file_system, saver, program, arguments, wanted):
         weather = WEATHERS[outcome.voyages % len(WEATHERS)]
         work = tempfile.mkdtemp(prefix="dolmen-block-log.", dir=arguments.work)
         try:
-            travel(outcome, file_system, program, arguments.jobs, work, seed, steps, weather, wanted - outcome.states)
+            travel(outcome, file_system, program, arguments.jobs, work, seed, steps, weather, wanted)
         finally:
             if arguments.keep:
                 print(f"kept: {work}", file=sys.stderr)
@@ -162,11 +164,11 @@ def travel(outcome, file_system, program, jobs, work, seed, steps, weather, want
     recorded = recording.Recording(work, file_system, program, seed, steps, SAVERS[outcome.saver], weather)
     log = block_log.Log(recorded.log, file_system.length)
     check_recording(log, recorded, steps, outcome.saver, weather)
-    # Not more, or all states would be of one voyage.
-    most = STATES_OF_A_WRITE * sum(len(epoch.writes) for epoch in log.epochs)
+    writes = sum(len(epoch.writes) for epoch in log.epochs)
+    most = min(STATES_OF_A_WRITE * writes, max(STATES_OF_A_WRITE_IF_MANY * writes, wanted // 4))
     every_prefix = outcome.voyages > 0
-    choices, prefixes, every = states.choose(log.epochs, min(wanted, most), seed, every_prefix)
-    outcome.writes += sum(len(epoch.writes) for epoch in log.epochs)
+    choices, prefixes, every = states.choose(log.epochs, min(wanted - outcome.states, most), seed, every_prefix)
+    outcome.writes += writes
     outcome.flushes += log.flushes
     outcome.prefixes += prefixes
     outcome.every += every
