@@ -155,6 +155,10 @@ impl Names {
         let mut records: Vec<(usize, &str)> = self
             .beginning(folder)
             .filter(|(_, named)| named.doubt.is_none())
+            // Where the directory alone has a record, and nothing of one is there, its place says nothing.
+            .filter(|(_, named)| {
+                found.get(named.number).is_some_and(|one| one.sum != Sum::Open || one.local_name.is_some())
+            })
             .map(|(name, named)| (named.number, name.get(folder.len()..).unwrap_or_default()))
             .collect();
         records.sort_unstable_by_key(|(number, _)| *number);
@@ -192,6 +196,8 @@ impl Names {
         let mut doubtful: HashSet<usize> = HashSet::new();
         // For each stretch of records, by how much numbers and ranks differ in it.
         let mut offsets: HashMap<usize, i64> = HashMap::new();
+        // Those of which more than one record says so.
+        let mut vouched: HashSet<usize> = HashSet::new();
         for chain in ranked.chunk_by(|(a, _), (b, _)| chain_of(*a) == chain_of(*b)) {
             let offset_of = |(number, rank): &(usize, i64)| rank.saturating_sub(i64::try_from(*number).unwrap_or(0));
             let mut votes: HashMap<i64, u32> = HashMap::new();
@@ -213,10 +219,13 @@ impl Names {
             let mut winners = votes.iter().filter(|(_, votes)| **votes == most).map(|(offset, _)| *offset);
             let winner = winners.next().filter(|_| winners.next().is_none());
             offsets.extend(winner.map(|offset| (chain_of(first), offset)));
+            if most >= 2 {
+                vouched.extend(winner.map(|_| chain_of(first)));
+            }
             let uncertain = chain.iter().filter(|(number, _)| !found.get(*number).is_some_and(is_certain));
             doubtful.extend(uncertain.filter(|one| Some(offset_of(one)) != winner).map(|(number, _)| *number));
         }
-        // And what nothing is joined to must at least lie between its neighbours.
+        // And what no other is joined to must at least lie between its neighbours.
         let sound: Vec<(usize, i64)> =
             ranked.iter().filter(|(number, _)| !doubtful.contains(number)).copied().collect();
         for three in sound.windows(3) {
@@ -224,6 +233,7 @@ impl Names {
                 && !(before < rank && rank < after)
                 && before < after
                 && !found.get(number).is_some_and(is_certain)
+                && !vouched.contains(&chain_of(number))
             {
                 doubtful.insert(number);
             }
@@ -231,6 +241,7 @@ impl Names {
         if let [.., (_, before), (number, rank)] = *sound.as_slice()
             && before >= rank
             && !found.get(number).is_some_and(is_certain)
+            && !vouched.contains(&chain_of(number))
         {
             doubtful.insert(number);
         }
