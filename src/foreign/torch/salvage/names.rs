@@ -162,7 +162,8 @@ impl Names {
             .map(|(name, named)| (named.number, name.get(folder.len()..).unwrap_or_default()))
             .collect();
         records.sort_unstable_by_key(|(number, _)| *number);
-        if records.iter().all(|(number, _)| found.get(*number).is_some_and(is_certain)) {
+        let is_settled = self.beginning(folder).all(|(_, named)| named.doubt.is_none());
+        if is_settled && records.iter().all(|(number, _)| found.get(*number).is_some_and(is_certain)) {
             return;
         }
         let chains = chains(found);
@@ -258,7 +259,16 @@ impl Names {
                 told.push((name.clone(), number));
             }
         }
+        // And of two names that one record has, the one that belongs in its place.
+        for (name, named) in self.beginning(folder).filter(|(_, named)| named.doubt == Some(TWO_NAMES)) {
+            let rank = name.strip_prefix(folder).and_then(|key| ranks.get(key)).copied();
+            let here = i64::try_from(named.number).ok().and_then(|number| rank?.checked_sub(number));
+            if here.is_some() && offsets.get(&chain_of(named.number)).copied() == here {
+                told.push((name.to_owned(), named.number));
+            }
+        }
         for (name, number) in told {
+            self.named.retain(|_, named| named.number != number || named.doubt != Some(TWO_NAMES));
             self.named.insert(name, Named { number, doubt: None });
         }
         for (name, named) in &mut self.named {
