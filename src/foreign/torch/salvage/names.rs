@@ -110,9 +110,10 @@ impl Names {
         self.named.get(name).copied()
     }
 
-    /// Whether a whole name is that of a record.
-    pub(super) fn has(&self, name: &str) -> bool {
-        within(&self.root, name).is_some_and(|name| self.named.contains_key(name))
+    /// Whether a whole name is one that PyTorch gives to a record.
+    pub(super) fn is_usual(&self, name: &str) -> bool {
+        within(&self.root, name)
+            .is_some_and(|name| FIXED.contains(&name) || FOLDERS.iter().any(|folder| name.starts_with(folder)))
     }
 
     /// All names that begin so, with their records.
