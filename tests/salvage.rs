@@ -1,5 +1,6 @@
 //! Salvage: whatever is damaged, what is called intact is what was written, to the last bit; and what was not hit is saved.
 #![cfg(feature = "fs")]
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges are what is compared")]
 
 mod common;
 

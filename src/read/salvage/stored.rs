@@ -69,21 +69,6 @@ impl Stored {
         }
     }
 
-    /// Gives up what is behind the stretch that these bytes end in: nobody needs it, and it could be more than any disk holds.
-    pub(super) fn end_behind(&mut self, byte_len: u64) {
-        let end = match &self.vouched {
-            Vouched::Whole(_) => byte_len,
-            Vouched::Blocks(log2, _) => {
-                let last = byte_len.saturating_sub(1) >> log2;
-                last.saturating_add(1).saturating_mul(1u64.checked_shl((*log2).into()).unwrap_or(u64::MAX))
-            }
-            Vouched::Beginning(..) => return,
-        };
-        if end < self.byte_len() {
-            self.cut(end);
-        }
-    }
-
     /// Where a byte of it lies; `None` if that is before the first byte there is.
     fn place(&self, base: Base, at: u64) -> Option<u64> {
         base.place(self.own.start.checked_add(at)?)
@@ -114,7 +99,7 @@ impl Stored {
     }
 
     /// Takes what was found of its stretches.
-    fn settle(&mut self, mut found: Vec<(Range<u64>, Found)>) {
+    fn settle(&mut self, mut found: Findings) {
         found.sort_unstable_by_key(|(range, _)| range.start);
         for (range, found) in found {
             match found {
@@ -138,6 +123,9 @@ enum Found {
     CutOff,
 }
 
+/// What is wrong with which ranges of a storage.
+type Findings = Vec<(Range<u64>, Found)>;
+
 /// Stretches of storages that one thread checks at a time.
 struct Task {
     storage: usize,
@@ -148,9 +136,6 @@ struct Task {
 const TASK_LEN: u64 = 4 << 20;
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
-
-/// What was found at which stretches of a storage.
-type FoundAt = Vec<(Range<u64>, Found)>;
 
 /// Reads all storages, and finds out which of their bytes are good.
 ///
@@ -163,7 +148,7 @@ pub(super) fn check_all(
     threads: usize,
     looked_at: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    let found: Vec<Mutex<FoundAt>> = storages.iter().map(|_| Mutex::default()).collect();
+    let found: Vec<Mutex<Findings>> = storages.iter().map(|_| Mutex::default()).collect();
     {
         let storages = &*storages;
         let tasks = storages.iter().enumerate().flat_map(|(storage, stored)| {
@@ -210,7 +195,7 @@ fn check(
     stored: &Stored,
     (range, crc): (Range<u64>, Option<u32>),
     buffer: &mut [u8],
-    found: &mut Vec<(Range<u64>, Found)>,
+    found: &mut Findings,
     looked_at: &(dyn Fn(u64) + Sync),
 ) {
     if range.is_empty() {
@@ -381,6 +366,7 @@ pub(super) fn within(ranges: &[Range<u64>], part: &Range<u64>) -> Vec<Range<u64>
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are what is compared")]
 mod tests {
     use super::*;
     use crate::format::checksum::crc32;

@@ -218,8 +218,11 @@ impl<'s> Finder<'s> {
         let mut by_data = HashMap::with_capacity(signs.locals.len());
         for (number, local) in signs.locals.iter().enumerate() {
             by_place.insert(local.at, number);
-            // Of several the one that lies closest: the others are damaged, or claim too much.
-            by_data.insert(local.data_at, number);
+            // One behind which others begin before its data does is damaged, or claims too much. Of several the one that lies closest.
+            let next = signs.locals.get(number.saturating_add(1));
+            if next.is_none_or(|next| next.at >= local.data_at) {
+                by_data.insert(local.data_at, number);
+            }
         }
         let first = signs.locals.first().map_or(0, |local| local.at);
         let base = i64::try_from(first).unwrap_or(0);
