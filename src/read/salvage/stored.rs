@@ -69,6 +69,21 @@ impl Stored {
         }
     }
 
+    /// Gives up what is behind the stretch that these bytes end in: nobody needs it, and it could be more than any disk holds.
+    pub(super) fn end_behind(&mut self, byte_len: u64) {
+        let end = match &self.vouched {
+            Vouched::Whole(_) => byte_len,
+            Vouched::Blocks(log2, _) => {
+                let last = byte_len.saturating_sub(1) >> log2;
+                last.saturating_add(1).saturating_mul(1u64.checked_shl((*log2).into()).unwrap_or(u64::MAX))
+            }
+            Vouched::Beginning(..) => return,
+        };
+        if end < self.byte_len() {
+            self.cut(end);
+        }
+    }
+
     /// Where a byte of it lies; `None` if that is before the first byte there is.
     fn place(&self, base: Base, at: u64) -> Option<u64> {
         base.place(self.own.start.checked_add(at)?)
