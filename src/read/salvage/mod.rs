@@ -19,8 +19,10 @@ use std::sync::Arc;
 
 pub(crate) use dolmen::find;
 pub use fill::Fill;
+#[cfg(feature = "torch")]
+pub(crate) use marks::merge;
 pub use marks::{LOST, MARKS, lost_tensor, marked_tensors};
-pub(crate) use marks::{mark_lost, marks_of, merge};
+pub(crate) use marks::{mark_lost, marks_of};
 pub use report::{
     Damage, Doubt, ExtraOutcome, Guide, Loss, LossReason, Outcome, Part, Rescue, RowsHit, SalvageReport, SalvagedTensor,
 };

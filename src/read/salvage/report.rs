@@ -336,6 +336,7 @@ impl Rescue {
     }
 
     /// Says that raw storages must be asked for, too.
+    #[cfg(feature = "torch")]
     pub(crate) fn raw(mut self) -> Rescue {
         self.raw = true;
         self
