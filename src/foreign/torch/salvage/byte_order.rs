@@ -58,6 +58,15 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
             }
         }
     }
+    // Its name may be damaged, too.
+    let strange = || records.found.iter().filter(|found| !is_expected(found, names));
+    for found in strange().filter(|found| found.sum == Sum::Right && matches!(found.record.len, 3 | 6)) {
+        match super::super::archive::read_record(source, &found.record, 64).as_deref() {
+            Ok(b"little") => return Ok(ByteOrder::Little),
+            Ok(b"big") => return Ok(ByteOrder::Big),
+            _ => {}
+        }
+    }
     let mut may_look = MAX_LOOK;
     for gap in unnamed(&records.found, names) {
         let len = gap.end.saturating_sub(gap.start).min(may_look);
@@ -79,7 +88,8 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
     }
     // A record that is lost lay in front of the first storage: unless the pickle comes last, as in programs. Of those the end may be lost.
     let is_torn = names.get("byteorder").is_some()
-        || gaps(&records.found).any(|gap| is_in_front(records, names, &gap))
+        || gaps(&records.found).any(|gap| is_in_front(records, names, gap.start))
+        || strange().any(|found| is_in_front(records, names, found.at))
         || (is_program(records, names) && !records.has_directory);
     Ok(if is_torn { ByteOrder::Unknown } else { ByteOrder::Little })
 }
@@ -117,6 +127,11 @@ fn is_program(records: &Records, names: &Names) -> bool {
     pickle.is_some_and(|pickle| pickle.at > first_storage(records, names))
 }
 
-fn is_in_front(records: &Records, names: &Names, gap: &Range<u64>) -> bool {
-    is_program(records, names) || gap.start < first_storage(records, names)
+fn is_in_front(records: &Records, names: &Names, at: u64) -> bool {
+    is_program(records, names) || at < first_storage(records, names)
+}
+
+/// Whether a record has a name that one of an archive's has.
+fn is_expected(found: &Found, names: &Names) -> bool {
+    [&found.local_name, &found.entry_name].into_iter().flatten().any(|name| names.is_expected(name))
 }

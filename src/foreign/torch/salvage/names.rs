@@ -116,6 +116,12 @@ impl Names {
             .is_some_and(|name| FIXED.contains(&name) || FOLDERS.iter().any(|folder| name.starts_with(folder)))
     }
 
+    /// Whether a whole name is a usual one, or that of a text of a program or of what its author added.
+    pub(super) fn is_expected(&self, name: &str) -> bool {
+        let is_text = |name: &str| ["code/", "extra/"].iter().any(|folder| name.starts_with(folder));
+        self.is_usual(name) || within(&self.root, name).is_some_and(is_text)
+    }
+
     /// All names that begin so, with their records.
     pub(super) fn beginning<'n>(&'n self, prefix: &'n str) -> impl Iterator<Item = (&'n str, Named)> {
         let from = self.named.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));

@@ -51,10 +51,12 @@ impl ReadAt for Readable<'_> {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        match self.source.read_exact_at(buffer, offset) {
-            // What lies beyond the end is not there, rather than unreadable.
-            Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => {}
-            done => return done,
+        let Err(e) = self.source.read_exact_at(buffer, offset) else { return Ok(()) };
+        // What lies beyond the end is not there, rather than unreadable.
+        let is_beyond =
+            offset.checked_add(len_u64(buffer.len())).is_none_or(|end| self.byte_len().is_ok_and(|len| end > len));
+        if is_beyond || e.kind() == io::ErrorKind::UnexpectedEof {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut at = offset;
         for sector in buffer.chunks_mut(SECTOR) {
