@@ -411,6 +411,8 @@ fn choose_inputs() {
                 let path = std::env::temp_dir().join(format!("dolmen-{target}-{:08x}", crc32fast::hash(input)));
                 std::fs::write(&path, input).unwrap();
                 eprintln!("{target}: an input panics: {}", path.display());
+                known = reached();
+                return false;
             }
             let before = std::mem::replace(&mut known, reached());
             let is_new = known > before && input.len() <= longest;

@@ -5,8 +5,8 @@ use std::io::Cursor;
 use dolmen::foreign::{ConvertOptions, Held, Notes, convert, npy, npz, safetensors, torch};
 use dolmen::format::value::TensorRef;
 use dolmen::{
-    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, Limits, Result, SaveOptions, TensorData, TensorView,
-    Value,
+    Builder, Checkpoint, DType, Durability, Error, ErrorKind, FileOptions, Limits, Result, SaveOptions, TensorData,
+    TensorView, Value,
 };
 
 use super::open;
