@@ -513,7 +513,7 @@ fn make_seeds() {
         builder.document(dolmen::Value::List(vec![dolmen::Value::tensor("b"), dolmen::Value::tensor("long")]));
         builder.to_vec().unwrap()
     };
-    for (name, bytes) in fuzz::salvage::seeds(&damaged(2), &damaged(50)) {
+    for (name, bytes) in fuzz::salvage::seeds(&damaged(2)) {
         write("salvage", &name, &bytes);
     }
     #[cfg(all(feature = "feature", feature = "torch"))]
