@@ -73,6 +73,8 @@ next_target() {
     local target
     for target in "${targets[@]}"; do
         [ -x "$state/bin/none/$target" ] || continue
+        # What finds something finds it again, until it is repaired and built.
+        [ "$(tail -n 200 "$log" | awk -F '\t' -v target="$target" '$3 == target { last = $2 $10 } END { print last }')" != "$(cat "$state/bin/commit")FOUND" ] || continue
         echo "$(($(executions "$target" "") * 10000 / $(goal "$target"))) $RANDOM $target"
     done | sort -n | while read -r _ _ target; do
         # Taken by whoever makes the folder; one whose runner is gone is free.
