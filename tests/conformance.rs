@@ -1,5 +1,6 @@
 //! The conformance vectors of the specification: each file to accept is accepted, with what the manifest says is in it, by each
-//! way of opening; each file to reject is rejected for a reason that the manifest lists.
+//! way of opening; each file to reject is rejected for a reason that the manifest lists; and each rule and feature of the specification
+//! has a file.
 
 mod common;
 
@@ -13,9 +14,18 @@ use dolmen::{Checkpoint, Result, VerifyOptions, verify_source};
 fn manifest() -> Vec<Json> {
     let text = std::fs::read_to_string(spec().join("vectors/manifest.json")).unwrap();
     match json::parse(&text) {
-        Json::Array(entries) => entries,
+        Json::Array(entries) => entries.into_iter().map(with_its_values).collect(),
         _ => panic!("the manifest is no array"),
     }
+}
+
+/// The entry, with the values that are in a file of their own because they nest deep.
+fn with_its_values(entry: Json) -> Json {
+    let (Some(file), Json::Object(mut fields)) = (entry.get("values_in").cloned(), entry.clone()) else { return entry };
+    let values = json::parse(&std::fs::read_to_string(spec().join("vectors").join(file.text())).unwrap());
+    let Json::Object(values) = values else { panic!("{file:?} is no object") };
+    fields.extend(values);
+    Json::Object(fields)
 }
 
 fn entries(expect: &str) -> Vec<Json> {
@@ -75,8 +85,9 @@ fn check_tensors(checkpoint: &Checkpoint, expected: &[Json], context: &str) {
             }
         };
         assert_eq!(elements, expected.field("sha256").text(), "{context}: elements");
-        let found = checkpoint.tensor(tensor.name()).unwrap();
-        assert_eq!((found.storage(), found.start()), (tensor.storage(), tensor.start()), "{context}: found by name");
+        assert_eq!(u64::from(tensor.storage()), expected.field("storage").number(), "{context}");
+        assert_eq!(tensor.start(), expected.field("start").number(), "{context}");
+        assert_eq!(tensor.byte_len(), expected.field("byte_len").number(), "{context}");
     }
 }
 
@@ -91,17 +102,30 @@ fn files_to_accept_are_accepted_with_all_that_the_manifest_lists() {
         for (way, checkpoint) in opened(entry) {
             let checkpoint = checkpoint.unwrap_or_else(|e| panic!("{file} by {way}: {e}"));
             let context = format!("{file} by {way}");
+            assert_eq!(format!("1.{}", checkpoint.header().minor()), entry.field("format_version").text(), "{context}");
             check_tensors(&checkpoint, entry.field("tensors").array(), &context);
+            for tensor in checkpoint.tensors() {
+                let tensor = tensor.unwrap();
+                let found = checkpoint.tensor(tensor.name()).unwrap();
+                let place = (tensor.storage(), tensor.start());
+                assert_eq!((found.storage(), found.start()), place, "{context}: {:.40} by name", tensor.name());
+            }
+            for (tensor, expected) in checkpoint.tensors().zip(entry.field("tensors").array()) {
+                let crc = tensor.unwrap().storage_crc32().unwrap().unwrap();
+                assert_eq!(format!("{crc:08x}"), expected.field("crc32").text(), "{context}: CRC");
+            }
             let report = checkpoint.verify().unwrap();
             assert!(report.is_valid(), "{context}: {:?}", report.problems);
             checkpoint.check_index().unwrap();
             // On the small stack that a test's thread has: only what compares the values needs a larger one.
             let (metadata, document) = (checkpoint.metadata().unwrap(), checkpoint.document().unwrap());
+            let has_document = document.is_some();
             with_large_stack(|| {
                 let metadata = if metadata.is_empty() { Json::Null } else { json::map(&metadata) };
                 assert_eq!(&metadata, entry.field("metadata"), "{context}: metadata");
                 let document = document.as_ref().map_or(Json::Null, json::render);
                 assert_eq!(&document, entry.field("document"), "{context}: document");
+                assert_eq!(&Json::Bool(has_document), entry.field("has_document"), "{context}: document");
             });
         }
     }
@@ -129,8 +153,8 @@ fn files_to_accept_can_be_copied_with_nothing_lost() {
 
 #[test]
 fn files_to_reject_are_rejected_for_a_reason_that_the_manifest_lists() {
-    let entries = with_large_stack(|| entries("reject"));
-    assert!(entries.len() >= 300, "only {} files to reject", entries.len());
+    let entries = with_large_stack(|| [entries("reject"), entries("either")].concat());
+    assert!(entries.len() >= 430, "only {} files to reject", entries.len());
     let mut wrong = Vec::new();
     for entry in &entries {
         let file = entry.field("file").text();
@@ -149,6 +173,10 @@ fn files_to_reject_are_rejected_for_a_reason_that_the_manifest_lists() {
         let report = verify_source(&bytes_of(entry).into_reader(), &VerifyOptions::default()).unwrap();
         judge("verify_source", report.problems.first());
         assert_eq!(report.problem_count as usize, report.problems.len());
+        let breaks = texts(entry.get("breaks").unwrap_or(entry.field("rules")));
+        for problem in &report.problems {
+            assert!(breaks.contains(&problem.rule().unwrap_or("none")), "{file} does not break {:?}", problem.rule());
+        }
         for (way, checkpoint) in opened(entry) {
             match &checkpoint {
                 // What breaks no rule that opening checks is found by verification.
@@ -164,18 +192,114 @@ fn files_to_reject_are_rejected_for_a_reason_that_the_manifest_lists() {
 }
 
 #[test]
-fn every_rule_is_the_point_of_a_file_to_reject_and_no_other_rule_is_named() {
-    let entries = with_large_stack(|| entries("reject"));
-    let known: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).collect();
-    let named: BTreeSet<&str> = entries.iter().flat_map(|entry| texts(entry.field("rules"))).collect();
-    let intended: BTreeSet<&str> = entries.iter().map(|entry| texts(entry.field("rules"))[0]).collect();
-    assert_eq!(named.difference(&known).collect::<Vec<_>>(), [&""; 0], "rules that do not exist");
-    assert_eq!(known.difference(&intended).collect::<Vec<_>>(), [&""; 0], "rules without a file to reject");
-    for entry in &entries {
-        let first = texts(entry.field("rules"))[0];
-        let class = RULES.iter().find(|rule| rule.id == first).unwrap().class.name();
-        assert_eq!(entry.field("class").text(), class, "{}: class of {first}", entry.field("file").text());
+fn what_a_reader_may_accept_it_gives_as_the_index_has_it() {
+    let all = with_large_stack(|| [entries("reject"), entries("either")].concat());
+    let lenient = |entry: &&Json| entry.get("reader").is_some_and(|reader| reader.text() == "either");
+    let mut accepted = 0;
+    for entry in all.iter().filter(lenient) {
+        let file = entry.field("file").text();
+        let content = entry.field("if_accepted");
+        let Ok(checkpoint) = Checkpoint::from_bytes(&bytes_of(entry)) else { continue };
+        // Of two tensors of the same name, only one is found by it; in turn, there are both.
+        if checkpoint.tensors().all(|tensor| tensor.is_ok_and(|tensor| tensor.bytes().is_ok())) {
+            accepted += 1;
+            check_tensors(&checkpoint, content.field("tensors").array(), file);
+        }
+        assert_eq!(checkpoint.metadata().is_ok(), content.get("metadata").is_some(), "{file}: metadata");
+        assert_eq!(checkpoint.document().is_ok(), content.get("document").is_some(), "{file}: document");
     }
+    assert!(accepted >= 100, "only {accepted} files are read without a strict look at them");
+    let strict = all.iter().filter(|entry| !lenient(entry));
+    for entry in strict.filter(|entry| entry.get("reader").is_none_or(|reader| reader.text() == "reject")) {
+        assert!(entry.get("if_accepted").is_none(), "{}: nobody accepts it", entry.field("file").text());
+    }
+}
+
+/// The first cells of the rows of a table that is marked in a Markdown text.
+fn column<'t>(text: &'t str, table: &str, column: usize) -> Vec<&'t str> {
+    let (_, rest) = text.split_once(&format!("<!-- table: {table} -->")).unwrap_or_else(|| panic!("no table {table}"));
+    let rows = rest.lines().skip(1).take_while(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.split('|').nth(column + 1).unwrap().trim()).collect()
+}
+
+#[test]
+fn every_rule_is_broken_alone_by_a_file_to_reject_and_no_other_rule_is_named() {
+    let text = std::fs::read_to_string(spec().join("format.md")).unwrap();
+    let cells = |line: &'_ str| line.split('|').nth(1).map(|cell| cell.trim().to_owned());
+    let rules_of_the_text: BTreeSet<String> = text
+        .split("<!-- rules -->")
+        .skip(1)
+        .flat_map(|rest| rest.lines().skip(3).take_while(|line| line.starts_with('|')).filter_map(cells))
+        .collect();
+    let known: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).collect();
+    assert_eq!(rules_of_the_text.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
+
+    let entries = with_large_stack(|| [entries("reject"), entries("either")].concat());
+    let named: BTreeSet<&str> =
+        entries.iter().flat_map(|entry| texts(entry.get("breaks").unwrap_or(entry.field("rules")))).collect();
+    assert_eq!(named.difference(&known).collect::<Vec<_>>(), [&""; 0], "rules that do not exist");
+    let rejected = entries.iter().filter(|entry| entry.field("expect").text() == "reject");
+    let alone: BTreeSet<&str> = rejected
+        .filter(|entry| entry.get("breaks").is_none() && entry.field("rules").array().len() == 1)
+        .map(|entry| entry.field("rules").array()[0].text())
+        .collect();
+    assert_eq!(known.difference(&alone).collect::<Vec<_>>(), [&""; 0], "rules that no file breaks alone");
+    for entry in &entries {
+        let file = entry.field("file").text();
+        let class = |id: &str| RULES.iter().find(|rule| rule.id == id).unwrap().class.name();
+        let classes: Vec<&str> = texts(entry.field("rules")).into_iter().map(class).collect();
+        assert_eq!(entry.field("class").text(), classes[0], "{file}: class of the first rule");
+        let all: BTreeSet<&str> = classes.into_iter().collect();
+        match entry.get("classes") {
+            None => assert_eq!(all.len(), 1, "{file}: rules of several classes"),
+            Some(listed) => assert_eq!(texts(listed).into_iter().collect::<BTreeSet<_>>(), all, "{file}"),
+        }
+    }
+}
+
+/// Whether a rendered value holds something with this key.
+fn holds(value: &Json, key: &str) -> bool {
+    match value {
+        Json::Array(items) => items.iter().any(|item| holds(item, key)),
+        Json::Object(fields) => fields.contains_key(key) || fields.values().any(|field| holds(field, key)),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_feature_of_the_specification_is_shown_by_a_file_to_accept() {
+    let format = std::fs::read_to_string(spec().join("format.md")).unwrap();
+    let readme = std::fs::read_to_string(spec().join("vectors/README.md")).unwrap();
+    let mut wanted: BTreeSet<String> = column(&readme, "features", 0).into_iter().map(str::to_owned).collect();
+    for (group, table) in [("dtype", "dtypes"), ("tag", "tags"), ("flag", "descriptor_flags"), ("section", "sections")]
+    {
+        let names = column(&format, table, 1);
+        // A committed file has no unfinished record.
+        wanted.extend(names.into_iter().filter(|name| *name != "UNFINISHED").map(|name| format!("{group}:{name}")));
+    }
+    assert!(wanted.len() >= 130, "only {} features", wanted.len());
+    let entries = with_large_stack(|| entries("accept"));
+    let shown: BTreeSet<String> =
+        entries.iter().flat_map(|entry| texts(entry.field("features"))).map(str::to_owned).collect();
+    assert_eq!(wanted.difference(&shown).collect::<Vec<_>>(), [&""; 0], "features that no file shows");
+    assert_eq!(shown.difference(&wanted).collect::<Vec<_>>(), [&""; 0], "features that are not listed");
+    for entry in &entries {
+        let dtypes: BTreeSet<&str> =
+            entry.field("tensors").array().iter().map(|tensor| tensor.field("dtype").text()).collect();
+        for feature in texts(entry.field("features")) {
+            let context = format!("{}: {feature}", entry.field("file").text());
+            match feature.split_once(':').unwrap() {
+                ("dtype", name) if !name.contains('-') => assert!(dtypes.contains(name), "{context}"),
+                ("tag", name) => {
+                    let key = if name.ends_with("bignum") { "$int".to_owned() } else { format!("${name}") };
+                    let shown = |field| with_large_stack(|| holds(entry.field(field), &key));
+                    assert!(shown("metadata") || shown("document"), "{context}");
+                }
+                _ => {}
+            }
+        }
+    }
+    with_large_stack(|| drop(entries));
 }
 
 #[test]
@@ -183,7 +307,7 @@ fn the_manifest_lists_every_file_of_its_directories_once() {
     let listed: Vec<String> =
         with_large_stack(|| manifest().iter().map(|entry| entry.field("file").text().to_owned()).collect());
     let mut there = Vec::new();
-    for directory in ["accept", "reject"] {
+    for directory in ["accept", "reject", "either"] {
         for file in std::fs::read_dir(spec().join("vectors").join(directory)).unwrap() {
             there.push(format!("{directory}/{}", file.unwrap().file_name().into_string().unwrap()));
         }

@@ -4,6 +4,9 @@
 mod common;
 
 use common::{IntoReader, Random, in_parallel, is_valid, logical_bytes, one_thread, reseal, small_files, spec};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use dolmen::read::BadBlock;
 use dolmen::{Builder, Checkpoint, DType, Error, ErrorKind, FileOptions, TensorData, View, verify_source};
 
@@ -19,10 +22,43 @@ fn files() -> Vec<(String, Vec<u8>)> {
         }
     }
     files.sort();
-    assert!(files.len() >= 20, "only {} files", files.len());
+    let shapes: BTreeSet<String> = files.iter().map(|(_, bytes)| shape(bytes)).collect();
+    assert!(files.len() >= 20 && shapes.len() >= 20, "{} files of {} different shapes", files.len(), shapes.len());
     // The longest ones first, so that all threads end at about the same time.
     files.sort_by_key(|(_, bytes)| std::cmp::Reverse(bytes.len()));
     files
+}
+
+/// What makes a file different from another: all but names and elements.
+fn shape(file: &[u8]) -> String {
+    let opened = Checkpoint::from_bytes(file).unwrap();
+    let tensors: Vec<_> = opened
+        .tensors()
+        .map(|tensor| tensor.unwrap())
+        .map(|t| {
+            (t.dtype(), t.shape().to_vec(), t.strides().to_vec(), t.storage_len().unwrap(), t.file_offset().unwrap())
+        })
+        .collect();
+    let (header, sections) = (opened.header(), opened.unknown_sections().count());
+    let has = (opened.metadata().unwrap().len(), opened.document().unwrap().is_some(), sections);
+    format!("{tensors:?} {has:?} {} {} {}", header.minor(), header.alignment(), header.block_len())
+}
+
+/// Counts the damaged files that a test looks at.
+#[derive(Default)]
+struct Cases(AtomicUsize);
+
+impl Cases {
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says how many there were, and sees that there were as many as there should be.
+    fn expect(self, what: &str, files: &[(String, Vec<u8>)], of_each: impl Fn(&[u8]) -> usize) {
+        let expected: usize = files.iter().map(|(_, bytes)| of_each(bytes)).sum();
+        println!("{what}: {expected} of {} files, all found", files.len());
+        assert_eq!(self.0.into_inner(), expected, "{what}");
+    }
 }
 
 /// What an intact file gives for each tensor: name and elements.
@@ -53,7 +89,8 @@ fn assert_found(about: &str, what: &dyn Fn() -> String, original: &[(String, Vec
 
 #[test]
 fn every_flipped_bit_is_found() {
-    in_parallel(&files(), |(about, file)| {
+    let (files, cases) = (files(), Cases::default());
+    in_parallel(&files, |(about, file)| {
         assert!(is_valid(file), "{about}");
         let original = contents(file);
         let mut damaged = file.clone();
@@ -61,28 +98,36 @@ fn every_flipped_bit_is_found() {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_found(about, &|| format!("bit {} of byte {}", bit % 8, bit / 8), &original, &damaged);
             damaged[bit / 8] ^= 1 << (bit % 8);
+            cases.add();
         }
         assert_eq!(&damaged, file);
     });
+    cases.expect("flipped bits", &files, |file| file.len() * 8);
 }
 
 #[test]
 fn every_truncation_and_every_extension_by_up_to_64_bytes_is_found() {
-    in_parallel(&files(), |(about, file)| {
+    let (files, cut_off, extended) = (files(), Cases::default(), Cases::default());
+    in_parallel(&files, |(about, file)| {
         let original = contents(file);
         for len in 0..file.len() {
             assert_found(about, &|| format!("cut off at {len}"), &original, &file[..len]);
+            cut_off.add();
         }
         for more in 1..=64 {
             let tail = &file[file.len() - more..];
             for appended in [vec![0; more], vec![0xFF; more], tail.to_vec(), file[..more].to_vec()] {
                 let longer = [&file[..], &appended].concat();
                 assert_found(about, &|| format!("extended by {appended:02x?}"), &original, &longer);
+                extended.add();
             }
         }
         let twice = [&file[..], file].concat();
         assert_found(about, &|| "the file twice".to_owned(), &original, &twice);
+        extended.add();
     });
+    cut_off.expect("truncations", &files, <[u8]>::len);
+    extended.expect("extensions", &files, |_| 64 * 4 + 1);
 }
 
 #[test]

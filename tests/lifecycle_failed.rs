@@ -196,7 +196,7 @@ fn junk_loses_no_good_line() {
 
     // Clearing takes its lines and leaves the junk.
     assert_eq!(log.clear(["good1.pt", "last.pt"]).unwrap(), 11);
-    let expected: Vec<u8> = [&junk.concat()[..], &long, b"\n  \n", b"half a line|corru\n"].concat();
+    let expected: Vec<u8> = [&junk.concat()[..], &long, b"\n  \n", b"half a line|corru|\n"].concat();
     assert!(fs::read(&file).unwrap() == expected);
 }
 
@@ -208,6 +208,28 @@ fn last_line_without_its_newline_counts_if_it_is_whole() {
     assert_eq!(log.read().unwrap().entries.len(), 2);
     log.append(&corrupted("c.pt", "z")).unwrap();
     assert_eq!(paths(&log.entries().unwrap()), ["a.pt", "b.pt", "c.pt"].map(Path::new));
+}
+
+/// A crash left the beginning of a line that names `a|b`. Read as it stands it would name another file, `a%7Cb`, and it did so for ever once the next
+/// append had ended it.
+#[test]
+fn what_a_crash_left_of_a_line_never_tells_of_a_failure() {
+    let directory = directory();
+    let log = FailedLog::in_directory(directory.path());
+    let whole = format!("a%7Cb|corrupted: x|{TIME}");
+    for len in 1..whole.len() {
+        fs::write(log.path(), &whole.as_bytes()[..len]).unwrap();
+        let found = log.read().unwrap();
+        assert_eq!((found.entries.len(), found.malformed), (0, 1), "{}", &whole[..len]);
+        log.append(&corrupted("c", "z")).unwrap();
+        let found = log.read().unwrap();
+        assert_eq!((paths(&found.entries), found.malformed), (vec![Path::new("c")], 1), "{}", &whole[..len]);
+    }
+    // Nothing but its newline is missing.
+    fs::write(log.path(), &whole).unwrap();
+    assert_eq!(paths(&log.entries().unwrap()), [Path::new("a|b")]);
+    log.append(&corrupted("c", "z")).unwrap();
+    assert_eq!(paths(&log.entries().unwrap()), ["a|b", "c"].map(Path::new));
 }
 
 #[test]
@@ -653,6 +675,21 @@ fn append_after_a_clear_that_died_flushes_the_name() {
     log.append(&corrupted("new", "y")).unwrap();
     assert!(syncs(&memory) > before);
     assert!(memory.after_crash(NAME).iter().all(|content| paths_in(content).contains(Path::new("new"))));
+}
+
+/// And to whoever clears next, although there is nothing left to clear: the lines were back after a crash.
+#[test]
+fn clear_after_a_clear_that_died_flushes_the_name() {
+    for passed in [&["a"][..], &OLD] {
+        let memory = Memory::new();
+        let log = old_log(&memory);
+        let memory = memory.behave(|b| b.ignores_directory_sync = true);
+        assert_eq!(log.clear(passed).unwrap(), passed.len());
+        assert!(memory.after_crash(NAME).iter().any(|content| paths_in(content).contains(Path::new("a"))));
+        let memory = memory.behave(|b| b.ignores_directory_sync = false);
+        assert_eq!(log.clear(passed).unwrap(), 0);
+        assert!(memory.after_crash(NAME).iter().all(|content| !paths_in(content).contains(Path::new("a"))));
+    }
 }
 
 #[test]

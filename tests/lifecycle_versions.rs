@@ -660,6 +660,21 @@ fn a_copy_of_the_original_can_be_kept() {
     assert_eq!(names(&room), ["link", "x.dolmen", "x.dolmen.v1.0.bak"]);
 }
 
+/// A crash between the keeping and the rename leaves the original under both names: nothing stands in the way of doing it again.
+#[test]
+fn an_upgrade_that_was_interrupted_when_the_copy_was_made_can_be_done_again() {
+    let room = room();
+    let path = room.path().join("x.dolmen");
+    versioned("1.0").save(&path).unwrap();
+    let original = std::fs::read(&path).unwrap();
+    let copy = room.path().join("x.dolmen.v1.0.bak");
+    std::fs::hard_link(&path, &copy).unwrap();
+    to_2().upgrade_with(&path, &UpgradeOptions::new().backup(true)).unwrap();
+    assert_eq!(std::fs::read(&copy).unwrap(), original);
+    assert_eq!(CheckpointInfo::of(&path).version, "2.0");
+    assert_eq!(names(&room), ["x.dolmen", "x.dolmen.v1.0.bak"]);
+}
+
 #[test]
 fn another_output_leaves_the_file_alone() {
     let room = room();

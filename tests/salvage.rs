@@ -1,5 +1,6 @@
 //! Salvage: whatever is damaged, what is called intact is what was written, to the last bit; and what was not hit is saved.
 #![cfg(feature = "fs")]
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges are what is compared")]
 
 mod common;
 
@@ -422,7 +423,7 @@ fn destroy(file: &mut [u8], how: Destroyed, random: &mut Random) -> Vec<bool> {
 /// Many small tensors and a few large ones.
 fn many(seed: u64) -> Builder<'static> {
     let mut random = Random::new(seed);
-    let mut b = Builder::with_options(if seed % 2 == 0 { small() } else { FileOptions::new() });
+    let mut b = Builder::with_options(if seed.is_multiple_of(2) { small() } else { FileOptions::new() });
     for i in 0..400 {
         let len = 1 + random.below(60) as u64;
         b.tensor(&format!("t{i}"), bytes_of(DType::U8, &[len], seed + i)).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! `DOLMEN_SALVAGE_SEEDS` says how many times each of the random damages is done; without it 100 times.
 #![cfg(all(feature = "torch", feature = "fs"))]
+#![allow(clippy::single_range_in_vec_init, reason = "what is compared are lists of ranges")]
 
 #[path = "common/hostile_torch.rs"]
 mod hostile;
@@ -762,7 +763,7 @@ fn a_checkpoint_within_a_tensor_is_not_taken_for_the_one_around_it() {
     let inner_directory = record.data.start + inner.1..record.data.end;
     let others: Vec<String> = original.all().into_iter().filter(|name| name != "layer.1").collect();
     let cases: [(&[Range<usize>], bool); 10] = [
-        (&[whole.clone()], true),
+        (std::slice::from_ref(&whole), true),
         (&[whole.clone(), header.clone()], false),
         (&[whole.clone(), descriptor.clone()], false),
         (&[whole.clone(), header.clone(), descriptor.clone()], false),
@@ -863,7 +864,8 @@ fn ten_thousand_headers_that_overlap_cost_no_more_than_one() {
 #[test]
 fn lengths_and_offsets_that_lie_are_not_believed() {
     let (pickle, floats) = sound();
-    let lies: [(&str, fn(&mut Entry)); 8] = [
+    type Lie = (&'static str, fn(&mut Entry));
+    let lies: [Lie; 8] = [
         ("beyond the end", |entry| (entry.local.len, entry.local.stored_len) = (1 << 30, 1 << 30)),
         ("zip64 of nothing", |entry| (entry.local.len, entry.local.stored_len) = (u32::MAX, u32::MAX)),
         ("zip64 of all", |entry| {

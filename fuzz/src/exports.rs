@@ -200,7 +200,7 @@ pub fn look_at(document: &Value) {
         }
     });
     assert_eq!(seen, document.descendants().count());
-    let described = |name: &str| (name.len() % 2 == 0).then(|| format!("tensor {name}"));
+    let described = |name: &str| (name.len().is_multiple_of(2)).then(|| format!("tensor {name}"));
     let tree = document.tree(Default::default()).describe(&described).to_string();
     assert!(!tree.contains('\u{1b}'));
     let _ = format!("{:?}", document.tree(Default::default()));
@@ -213,7 +213,7 @@ fn by_path(checkpoint: &Checkpoint, data: &[u8]) {
     let save = SaveOptions::new().durability(Durability::None);
     for extension in ["dolmen", "safetensors", "npy", "npz", "pt", "none"] {
         let output = open::scratch("converted").with_extension(extension);
-        let validate = data.len() % 2 == 0;
+        let validate = data.len().is_multiple_of(2);
         let options = ConvertOptions::default().save(save.clone()).validate(validate).limits(Limits::NONE);
         let options = options.file(FileOptions::new()).torch(torch::ExportOptions::new());
         let notes = match convert(&input, &output, &options) {

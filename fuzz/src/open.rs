@@ -177,7 +177,7 @@ fn limited(data: &[u8], opened: &Checkpoint) {
     assert!(refused(limits));
     limits.max_file_len = u64::MAX;
     limits.max_tensors = (opened.len() as u64).saturating_sub(1);
-    assert_eq!(refused(limits), opened.len() > 0);
+    assert_eq!(refused(limits), !opened.is_empty());
     limits.max_tensors = u64::MAX;
     limits.max_index_len = 7;
     limits.max_value_len = 7;

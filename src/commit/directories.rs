@@ -52,6 +52,6 @@ fn create(file_system: &dyn FileSystem, path: &Path) -> io::Result<Box<dyn Direc
 
 /// Whether a directory is of a kind that is never flushed, such as an automounter's or one that cannot be written: what is in it
 /// was not created there.
-fn cannot_be_flushed(e: &io::Error) -> bool {
+pub(crate) fn cannot_be_flushed(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -59,18 +59,22 @@ mod target;
 mod temp;
 
 pub use atomic_file::AtomicFile;
+#[cfg(feature = "lifecycle")]
+pub(crate) use directories::cannot_be_flushed;
 pub use directories::create_directories;
 #[cfg(not(unix))]
 pub use portable::RealFileSystem;
 #[cfg(unix)]
 pub use real::RealFileSystem;
+#[cfg(all(unix, feature = "lifecycle"))]
+pub(crate) use real::flush_file;
 pub use shared_file::SharedFile;
 #[cfg(feature = "lifecycle")]
 pub(crate) use shared_file::means_no_locks;
 #[cfg(feature = "feature")]
 pub(crate) use sweep::sweep_target;
 pub use sweep::{Swept, sweep, sweep_in};
-#[cfg(feature = "feature")]
+#[cfg(any(feature = "feature", feature = "lifecycle"))]
 pub(crate) use target::split;
 
 use crate::error::Result;
@@ -148,7 +152,7 @@ impl SaveOptions {
     }
 
     /// What success promises.
-    #[cfg(feature = "feature")]
+    #[cfg(any(feature = "feature", feature = "lifecycle"))]
     pub(crate) fn promised(&self) -> Durability {
         self.durability
     }

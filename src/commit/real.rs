@@ -201,6 +201,12 @@ fn sync(fd: impl rustix::fd::AsFd) -> io::Result<()> {
     }
 }
 
+/// Flushes to the device, once, a file that somebody else has written: [`OutputFile::sync`] for what was not opened here.
+#[cfg(feature = "lifecycle")]
+pub(crate) fn flush_file(file: &File) -> io::Result<()> {
+    sync(file)
+}
+
 fn permission_bits(mode: u32) -> Mode {
     Mode::from_bits_truncate((mode & 0o777) as rustix::fs::RawMode)
 }

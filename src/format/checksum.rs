@@ -110,6 +110,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn blocks_combine_to_the_whole_however_the_bytes_arrive() {
         let data: Vec<u8> = (0..20_000u32).map(|i| (i * 31 % 251) as u8).collect();
         for len in [0, 1, 4095, 4096, 4097, 8192, 20_000] {

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::checksum::{block_count, combine_blocks};
 use super::dtype::DType;
-use super::header::{HEADER_LEN_U64, Header};
+use super::header::Header;
 use super::layout;
 use super::limits::Limits;
 use super::rules::*;
@@ -529,7 +529,7 @@ impl<'a> Index<'a> {
     /// **Cost**: one pass over the index.
     pub(crate) fn check(&self) -> Result<()> {
         let mut next_block = 0usize;
-        let mut data_end = HEADER_LEN_U64;
+        let mut last_end = None;
         for number in 0..self.storages.len() {
             let Some(storage) = u32::try_from(number).ok().map(|n| self.storage(n)).transpose()?.flatten() else {
                 return Err(TEN_9.broken("there are more storages than tensors can name"));
@@ -538,10 +538,10 @@ impl<'a> Index<'a> {
                 Err(rule.broken(format!("storage {number}: {message}")).with_offset(self.storage_offset(number)))
             };
             // A descriptor lies between any two storages, so even empty ones never touch.
-            if storage.data_offset <= data_end {
-                return broken(STO_2, format!("its data begins at byte {}, before {data_end}", storage.data_offset));
+            if let Some(last_end) = last_end.filter(|&end| storage.data_offset <= end) {
+                return broken(STO_2, format!("its data begins at byte {}, not after {last_end}", storage.data_offset));
             }
-            data_end = storage.data_offset.saturating_add(storage.data_len);
+            last_end = Some(storage.data_offset.saturating_add(storage.data_len));
             if storage.first_block != next_block {
                 return broken(
                     STO_3,

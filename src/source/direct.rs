@@ -55,9 +55,13 @@ impl DirectFile {
                 // Less than a block, so that it fits any integer.
                 let before = (offset % BLOCK as u64) as usize;
                 let len = before.saturating_add(to.len()).min(PIECE);
-                read_blocks(direct, &mut buffer[..len.next_multiple_of(BLOCK)], offset - before as u64, len)?;
+                let blocks = &mut buffer[..len.next_multiple_of(BLOCK)];
+                let filled = read_blocks(direct, blocks, offset - before as u64, len)?;
                 let (now, rest) = std::mem::take(&mut to).split_at_mut(len - before);
-                now.copy_from_slice(&buffer[before..len]);
+                let (direct, usual) = now.split_at_mut(filled.saturating_sub(before).min(len - before));
+                direct.copy_from_slice(&buffer[before..before + direct.len()]);
+                // The end of the file, or of what could be had: this tells which it is.
+                self.file.read_exact_at(usual, offset + direct.len() as u64)?;
                 offset += now.len() as u64;
                 to = rest;
             }
@@ -79,21 +83,19 @@ impl ReadAt for DirectFile {
     }
 }
 
-/// Fills at least `needed` bytes of whole blocks; the file may end within the last one.
-fn read_blocks(file: &File, blocks: &mut [u8], offset: u64, needed: usize) -> io::Result<()> {
+/// Fills whole blocks up to at least `needed` bytes, and says how far it came: less far if the file ends before that, or a read gives less than
+/// a block, from whose end a direct read cannot go on.
+fn read_blocks(file: &File, blocks: &mut [u8], offset: u64, needed: usize) -> io::Result<usize> {
     let mut filled = 0;
     while filled < needed {
         match read_some(file, &mut blocks[filled..], offset + filled as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) if filled + n >= needed => filled += n,
-            // What is less than a block ends with the file; no more would come, however often it is asked for.
-            Ok(n) if n < BLOCK => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) if filled + n >= needed || n < BLOCK => return Ok(filled + n),
             Ok(n) => filled += n - n % BLOCK,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(())
+    Ok(filled)
 }
 
 #[cfg(unix)]
@@ -108,6 +110,7 @@ fn read_some(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
 
 #[cfg(target_os = "linux")]
 fn open_direct(file: &File, path: &Path) -> io::Result<Option<File>> {
+    use super::file::uninterrupted;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
     let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).map_err(io::Error::other)?;
@@ -117,7 +120,7 @@ fn open_direct(file: &File, path: &Path) -> io::Result<Option<File>> {
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(None),
         Err(e) => return Err(e),
     };
-    let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+    let identity = |file: &File| uninterrupted(|| file.metadata()).map(|metadata| (metadata.dev(), metadata.ino()));
     if identity(file)? != identity(&direct)? {
         return Err(io::Error::new(io::ErrorKind::NotFound, "it was replaced while it was opened"));
     }

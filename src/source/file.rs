@@ -7,7 +7,7 @@ use super::ReadAt;
 
 impl ReadAt for File {
     fn byte_len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(uninterrupted(|| self.metadata())?.len())
     }
 
     #[cfg(unix)]
@@ -81,7 +81,7 @@ pub(crate) fn forget(file: &File, offset: u64, len: u64) {
 pub(crate) fn open_regular(path: &std::path::Path) -> crate::Result<(File, u64)> {
     let doing = |doing: &str, e| crate::Error::io(doing, e).with_path(path);
     // Looked at before it is opened: opening a FIFO would wait for a writer.
-    let metadata = std::fs::metadata(path).map_err(|e| doing("cannot open", e))?;
+    let metadata = uninterrupted(|| std::fs::metadata(path)).map_err(|e| doing("cannot open", e))?;
     if metadata.is_dir() {
         return Err(crate::Error::invalid("is a directory, not a file").with_path(path));
     }
@@ -91,4 +91,15 @@ pub(crate) fn open_regular(path: &std::path::Path) -> crate::Result<(File, u64)>
     let file = File::open(path).map_err(|e| doing("cannot open", e))?;
     let len = file.byte_len().map_err(|e| doing("cannot get the length of", e))?;
     Ok((file, len))
+}
+
+/// Asks again for as long as a signal interrupts the question, which some network and FUSE file systems let it do. Reads, and the opening of
+/// files, do so by themselves.
+pub(crate) fn uninterrupted<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match ask() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
 }

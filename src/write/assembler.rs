@@ -22,7 +22,7 @@ const PIECE: u64 = 1 << 20;
 /// that the data takes.
 const NOTE_EVERY: u64 = 4 << 20;
 // At multiples of a piece, all that was given has been passed on.
-const _: () = assert!(PIECE % BUFFER_LEN as u64 == 0 && NOTE_EVERY % PIECE == 0);
+const _: () = assert!(PIECE.is_multiple_of(BUFFER_LEN as u64) && NOTE_EVERY.is_multiple_of(PIECE));
 
 /// What was known before the data was seen: for sinks that take no corrections.
 pub(crate) struct Known {

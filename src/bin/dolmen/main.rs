@@ -62,7 +62,7 @@ enum Command {
     Diff(diff::Args),
     /// Convert between formats
     Convert(convert::Args),
-    /// Save what is intact of a damaged checkpoint, or of one that was never finished
+    /// Save what is intact of a damaged or unfinished checkpoint
     Salvage(salvage::Args),
     /// Show how far a pipeline has come, from its state file alone
     Status(status::Args),

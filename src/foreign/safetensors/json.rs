@@ -240,6 +240,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn every_escape_is_what_another_parser_makes_of_it() {
         for unit in (0..=0xFFFFu32).step_by(7) {
             let text = format!("\"\\u{unit:04x}\"");

@@ -202,6 +202,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn forms_do_not_depend_on_how_bytes_are_cut() {
         let text: String = (0..=255u8).map(char::from).collect();
         let form = Form { latin1: true, swap: Some(4) };

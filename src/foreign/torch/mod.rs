@@ -16,6 +16,7 @@ mod accepted;
 mod archive;
 mod assemble;
 mod export;
+mod float;
 mod legacy;
 mod made;
 mod module;

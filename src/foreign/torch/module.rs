@@ -347,6 +347,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn modules_that_share_modules_do_not_explode() {
         // Each holds the next one twice: 2^60 names.
         let mut inner = leaf("w");
@@ -364,6 +365,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn modules_within_themselves_are_an_error() {
         let own = shared(module(dict(vec![]), dict(vec![]), &[], dict(vec![("self", Value::SharedRef(0))])));
         let modules = Modules::of(&own);
@@ -384,6 +386,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn what_many_objects_share_is_looked_at_once() {
         let wide: Vec<(Value, Value)> = (0..50_000).map(|i| (Value::from(i), Value::Null)).collect();
         let mut state = Dict::new();

@@ -460,6 +460,7 @@ mod tests {
         G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0\x8d\x02\0\0\0\0\0\0\0zzh\x01(imodule\nOther\n.";
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn wherever_a_pickle_is_cut_what_it_has_called_is_known() {
         let whole = [PAYLOAD, REST].concat();
         for len in 0..whole.len() {
@@ -472,6 +473,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn frames_that_go_beyond_the_end_hide_nothing() {
         let (protocol, payload) = PAYLOAD.split_at(2);
         let frame = b"\x95\xff\xff\0\0\0\0\0\0";
@@ -486,6 +488,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn whatever_is_changed_behind_a_call_it_stays_known() {
         let whole = [PAYLOAD, REST].concat();
         let mut seed = 1u64;
@@ -501,6 +504,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn many_attributes_of_attributes_are_told_in_bounded_memory() {
         // `getattr(getattr(..., "aaa…"), "aaa…")`, each from the one before, by way of the memo.
         let mut pickle = b"\x80\x02cbuiltins\ngetattr\nq\0X\xff\x0f\0\0".to_vec();

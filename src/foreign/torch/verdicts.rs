@@ -424,6 +424,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn every_name_is_in_one_list() {
         for (modules, names) in SAFE {
             for (module, name) in modules.iter().flat_map(|module| names.iter().map(move |name| (module, name))) {

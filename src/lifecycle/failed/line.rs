@@ -42,6 +42,11 @@ pub(super) fn parsed(line: &[u8]) -> Option<FailedCheckpoint> {
     parsed_as_ours(line).or_else(|| parsed_as_raw(line))
 }
 
+/// The failure that a line tells of whose newline is missing: none, if more may be missing, and path or reason could be another's then.
+pub(super) fn parsed_unfinished(line: &[u8]) -> Option<FailedCheckpoint> {
+    parsed(line).filter(|failed| is_our_time(&failed.time))
+}
+
 /// A line of ours: two bars, a time that ends in `Z`, and nothing that escaping would have written differently.
 fn parsed_as_ours(line: &[u8]) -> Option<FailedCheckpoint> {
     let mut parts = std::str::from_utf8(line).ok()?.split('|');

@@ -12,8 +12,9 @@
 //! or else after the first bar of all.
 //!
 //! # What is not a line
-//! Binary junk, and what a crash left of an append, is counted, kept where it is, and harms no other line. The next append ends an
-//! unfinished line first.
+//! Binary junk, and what a crash left of an append, is counted, kept where it is, and harms no other line. A last line without its newline
+//! counts only if its time is whole, with its `Z`: otherwise more may be missing, and what is left could name another file. The next append
+//! ends an unfinished line first, with a bar if it does not count, so that it never will.
 
 mod line;
 mod summary;
@@ -24,9 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{CheckpointError, CheckpointErrorKind};
-use crate::commit::file_system::FileSystem;
-use crate::commit::{AtomicFile, RealFileSystem, SaveOptions, SharedFile};
-use crate::error::{Error, Result};
+use crate::commit::file_system::{FileSystem, uninterrupted};
+use crate::commit::{AtomicFile, RealFileSystem, SaveOptions, SharedFile, cannot_be_flushed, split};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{len_u64, len_usize};
 use crate::source::ReadAt;
 
@@ -177,9 +178,7 @@ impl FailedLog {
             return Ok(());
         }
         let mut file = SharedFile::open_or_create(&*self.file_system, &self.path, self.patience)?;
-        if ends_unfinished(&file).map_err(|e| self.cannot_read(e))? {
-            lines.insert(0, '\n');
-        }
+        lines.insert_str(0, ending_of(&file).map_err(|e| self.cannot_read(e))?);
         file.append(lines.as_bytes())
     }
 
@@ -235,26 +234,29 @@ impl FailedLog {
     /// Forgets the failures of these checkpoints, which have passed since, and says how many lines that were.
     ///
     /// A path matches if it is the same as the one remembered, or if both, taken from the working directory, are. All other lines stay as
-    /// they are, also those that tell of nothing; a file without any left is removed.
+    /// they are, also those that tell of nothing; a file without any left is removed. What is not there afterwards no crash brings back.
     ///
-    /// **Cost**: reads the file, and if something is to be forgotten writes a new one; bounded memory.
+    /// **Cost**: reads the file, and if something is to be forgotten writes a new one; flushes the directory at any rate. Bounded memory.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be locked (where there are no locks, others could be appending) or rewritten: it is
     /// then unchanged. [`NotDurable`](crate::ErrorKind::NotDurable) if a crash may bring the old one back.
     pub fn clear(&self, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<usize> {
-        let passed: BTreeSet<PathBuf> = paths.into_iter().map(|path| absolute(path.as_ref())).collect();
+        let passed = Paths::new(paths);
         if passed.is_empty() {
             return Ok(0);
         }
-        let Some(file) = SharedFile::open(&*self.file_system, &self.path, self.patience)? else { return Ok(0) };
+        let Some(file) = SharedFile::open(&*self.file_system, &self.path, self.patience)? else {
+            self.flush_directory()?;
+            return Ok(0);
+        };
         if !file.is_locked() {
             return Err(Error::io("cannot lock the file", std::io::ErrorKind::Unsupported.into())
                 .with_path(&self.path)
                 .with_advice("while no program runs here, remove the lines of checkpoints that pass by hand"));
         }
         let len = file.byte_len().map_err(|e| self.cannot_read(e))?;
-        let is_passed = |line: &Line<'_>| line.parsed().is_some_and(|entry| passed.contains(&absolute(&entry.path)));
+        let is_passed = |line: &Line<'_>| line.parsed().is_some_and(|entry| passed.contains(&entry.path));
         let (mut cleared, mut kept) = (0usize, 0usize);
         self.go_through(&file, len, &mut |line| {
             let count = if is_passed(line) { &mut cleared } else { &mut kept };
@@ -262,7 +264,7 @@ impl FailedLog {
             Ok(())
         })?;
         match (cleared, kept) {
-            (0, _) => {}
+            (0, _) => self.flush_directory()?,
             (_, 0) => file.remove()?,
             _ => {
                 let options = SaveOptions::new().file_system(self.file_system.clone());
@@ -285,6 +287,20 @@ impl FailedLog {
         Ok(cleared)
     }
 
+    /// Makes sure of what is not there: who cleared it may have died before that, and a crash would bring it back.
+    fn flush_directory(&self) -> Result<()> {
+        let (parent, _) = split(&self.path)?;
+        let flushed = uninterrupted(|| self.file_system.open_directory(parent)).and_then(|directory| directory.sync());
+        match flushed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound && !cannot_be_flushed(&e) => {
+                Err(Error::io("nothing to clear, but the directory could not be flushed to the device", e)
+                    .with_kind(ErrorKind::NotDurable)
+                    .with_path(&self.path))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn go_through(&self, file: &dyn ReadAt, len: u64, each: &mut EachLine<'_>) -> Result<()> {
         for_each_line(file, 0..len, each).map_err(|e| e.with_path(&self.path))
     }
@@ -294,16 +310,62 @@ impl FailedLog {
     }
 }
 
+/// Paths that are found however they are written, as far as that can be known without looking at files.
+///
+/// The working directory is asked for once. If it can be had at one moment and not at the next, a line must not be counted as one that goes and
+/// then be kept; if it cannot be had at all, paths are compared as they are.
+struct Paths {
+    here: Option<PathBuf>,
+    paths: BTreeSet<PathBuf>,
+}
+
+impl Paths {
+    fn new(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
+        let mut known = Paths { here: std::env::current_dir().ok(), paths: BTreeSet::new() };
+        for path in paths {
+            let path = known.complete(path.as_ref());
+            known.paths.insert(path);
+        }
+        known
+    }
+
+    fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        self.paths.contains(&self.complete(path))
+    }
+
+    fn complete(&self, path: &Path) -> PathBuf {
+        match &self.here {
+            Some(here) => absolute(&here.join(path)),
+            None if path.is_absolute() => absolute(path),
+            None => path.to_path_buf(),
+        }
+    }
+}
+
 /// The same path however it is written, as far as that can be known without looking at files.
 pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn ends_unfinished(file: &dyn ReadAt) -> std::io::Result<bool> {
-    let Some(last) = file.byte_len()?.checked_sub(1) else { return Ok(false) };
+/// What ends the last line, if that is unfinished. A bar after all others leaves it without a time, so that what a crash left of a line
+/// never counts as one.
+fn ending_of(file: &dyn ReadAt) -> std::io::Result<&'static str> {
+    let len = file.byte_len()?;
+    let Some(last) = len.checked_sub(1) else { return Ok("") };
     let mut byte = [0];
     file.read_exact_at(&mut byte, last)?;
-    Ok(byte != *b"\n")
+    if byte == *b"\n" {
+        return Ok("");
+    }
+    let begin = len.saturating_sub(len_u64(line::LINE_MAX)).saturating_sub(1);
+    let mut tail = vec![0; len_usize(len.saturating_sub(begin)).unwrap_or(0)];
+    file.read_exact_at(&mut tail, begin)?;
+    let unfinished = tail.rsplit(|&b| b == b'\n').next().unwrap_or_default();
+    Ok(if line::parsed_unfinished(unfinished).is_some() { "\n" } else { "|\n" })
 }
 
 /// A line with its newline, if it has one; or a piece of one that is too long.
@@ -320,7 +382,11 @@ impl Line<'_> {
     }
 
     fn parsed(&self) -> Option<FailedCheckpoint> {
-        self.is_whole.then(|| line::parsed(self.text())).flatten()
+        match (self.is_whole, self.is_end) {
+            (false, _) => None,
+            (true, false) => line::parsed(self.text()),
+            (true, true) => line::parsed_unfinished(self.text()),
+        }
     }
 
     /// Whether it is a line, and not blank, and tells of nothing. A line in pieces counts with its last.

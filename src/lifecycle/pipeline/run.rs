@@ -498,18 +498,20 @@ pub(super) fn now() -> String {
 /// Flushes files that a stage has made, and the directories that they are in, so that no crash takes back what the state says.
 #[cfg(unix)]
 fn flush(paths: Vec<PathBuf>) -> Result<()> {
-    use crate::commit::RealFileSystem;
-    use crate::commit::file_system::FileSystem;
+    use crate::commit::file_system::{FileSystem, uninterrupted};
+    use crate::commit::{RealFileSystem, flush_file};
     let doing = |path: &Path, e| Error::io("cannot flush an output to the device", e).with_path(path);
     let mut directories = BTreeSet::new();
     for path in &paths {
         // Where a link leads is what must be there.
         let path = path.canonicalize().map_err(|e| doing(path, e))?;
-        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| doing(&path, e))?;
+        // Not `File::sync_all`: it repeats a flush that a signal interrupted; see the rules of `commit`.
+        std::fs::File::open(&path).and_then(|file| flush_file(&file)).map_err(|e| doing(&path, e))?;
         directories.extend(path.parent().map(Path::to_path_buf));
     }
     for directory in directories {
-        RealFileSystem.open_directory(&directory).and_then(|open| open.sync()).map_err(|e| doing(&directory, e))?;
+        let open = uninterrupted(|| RealFileSystem.open_directory(&directory));
+        open.and_then(|open| open.sync()).map_err(|e| doing(&directory, e))?;
     }
     Ok(())
 }

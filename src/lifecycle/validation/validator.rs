@@ -7,6 +7,7 @@ use super::level::Level;
 use super::root::{Root, listed, shown};
 use super::schema::{Misfit, Schema};
 use super::search::{Candidate, Candidates, Claim, spread};
+use crate::commit::file_system::uninterrupted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::len_u64;
 use crate::lifecycle::error::{CheckpointError, CheckpointErrorKind};
@@ -254,7 +255,7 @@ impl Validator {
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Validated, CheckpointError> {
         let cannot = |e| failed_at(path, Error::io("cannot access file", e));
-        let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+        let metadata = uninterrupted(|| std::fs::metadata(path)).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => missing(path),
             _ => cannot(e),
         })?;

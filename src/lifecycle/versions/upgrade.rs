@@ -1,7 +1,8 @@
 //! Upgrading: a file rewritten in the program's version, in its place and in its format.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::content::Content;
 use super::version::Version;
 use super::{StepName, Versions, incompatible, unmade};
-use crate::commit::{SaveOptions, Validator as CommitValidator};
+use crate::commit::file_system::{Directory, Status, uninterrupted};
+use crate::commit::{Durability, SaveOptions, Validator as CommitValidator, split};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::format::value::Value;
 use crate::lifecycle::error::CheckpointError;
@@ -194,7 +196,8 @@ impl Versions {
         let mut upgraded = Upgraded { steps, ..nothing(self.current().clone()) };
         let said_before = label.version.is_some();
         let output = options.output.as_deref().unwrap_or(path);
-        let backup = options.backup.then(|| Backup::of(path, &from)).transpose().map_err(UpgradeError::Save)?;
+        let backup =
+            options.backup.then(|| Backup::of(path, &from, &options.save)).transpose().map_err(UpgradeError::Save)?;
         if options.dry_run {
             upgraded.notes = write_nowhere(path, format, &content)?;
             upgraded.notes.extend(note_on_state_dict(format, &content, said_before));
@@ -207,7 +210,7 @@ impl Versions {
         })?;
         upgraded.notes.extend(note_on_state_dict(format, &content, said_before));
         upgraded.written = Some(output.to_path_buf());
-        upgraded.backup = backup.map(|backup| backup.copy);
+        upgraded.backup = backup.map(|backup| backup.path);
         Ok(upgraded)
     }
 
@@ -319,54 +322,72 @@ fn note_on_state_dict(format: Format, content: &Content<'_>, said_before: bool) 
 /// A copy of the original: another name for the same file, which stays when the first one is given to the new file.
 #[derive(Clone, Debug)]
 struct Backup {
-    original: PathBuf,
-    copy: PathBuf,
+    directory: Arc<dyn Directory>,
+    original: OsString,
+    copy: OsString,
+    /// Where the copy is.
+    path: PathBuf,
+    durability: Durability,
     is_made: Arc<AtomicBool>,
 }
 
 impl Backup {
-    fn of(path: &Path, version: &Version) -> Result<Backup> {
+    fn of(path: &Path, version: &Version, save: &SaveOptions) -> Result<Backup> {
         // A link to a symbolic link would lead to the new file.
-        let original = std::fs::canonicalize(path).map_err(|e| Error::io("cannot open", e).with_path(path))?;
-        let mut name = original.file_name().map(OsString::from).unwrap_or_default();
-        name.push(format!(".v{version}.bak"));
-        let copy = original.with_file_name(name);
-        if std::fs::symlink_metadata(&copy).is_ok() {
-            let e = Error::invalid("there is a file already where the original was to be kept").with_path(&copy);
-            return Err(e.with_advice("move it away"));
+        let cannot = |e| Error::io("cannot open", e).with_path(path);
+        let whole = std::fs::canonicalize(path).map_err(cannot)?;
+        let (parent, original) = split(&whole)?;
+        let directory = uninterrupted(|| save.saves_in().open_directory(parent)).map_err(cannot)?;
+        let mut copy = original.to_owned();
+        copy.push(format!(".v{version}.bak"));
+        let backup = Backup {
+            directory: directory.into(),
+            original: original.to_owned(),
+            path: parent.join(&copy),
+            copy,
+            durability: save.promised(),
+            is_made: Arc::default(),
+        };
+        if backup.status(&backup.copy).map_err(cannot)?.is_some() && !backup.is_there() {
+            let e = Error::invalid("there is a file already where the original was to be kept");
+            return Err(e.with_path(&backup.path).with_advice("move it away"));
         }
-        Ok(Backup { original, copy, is_made: Arc::default() })
+        Ok(backup)
     }
 
+    fn status(&self, name: &OsStr) -> io::Result<Option<Status>> {
+        uninterrupted(|| self.directory.status(name))
+    }
+
+    /// Whether both names are known to stand for the same file.
+    fn is_there(&self) -> bool {
+        let identity = |name| self.status(name).ok().flatten().and_then(|status| status.identity);
+        identity(&self.original).is_some_and(|original| identity(&self.copy) == Some(original))
+    }
+
+    /// Makes the copy, as durable as the new file will be, and before that has its name: a crash could otherwise leave the new file alone.
     fn keep(&self) -> Result<()> {
-        std::fs::hard_link(&self.original, &self.copy).map_err(|e| {
-            let e = Error::io(format!("cannot keep the original as {}", self.copy.display()), e);
+        let cannot = |e| {
+            let e = Error::io(format!("cannot keep the original as {}", self.path.display()), e);
             e.with_advice("copy it elsewhere, and do without this copy")
-        })?;
-        self.is_made.store(true, Ordering::Relaxed);
-        Ok(())
+        };
+        match self.directory.hard_link(&self.original, &self.copy) {
+            Ok(()) => self.is_made.store(true, Ordering::Relaxed),
+            // An upgrade that a crash interrupted has made it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.is_there() => {}
+            Err(e) => return Err(cannot(e)),
+        }
+        match self.durability {
+            Durability::Full => self.directory.sync().map_err(cannot),
+            Durability::None => Ok(()),
+        }
     }
 
     /// Takes it back, if the original is known to have kept its name: otherwise this may be all that is left of it.
     fn undo(&self) {
-        if self.is_made.swap(false, Ordering::Relaxed) && is_same_file(&self.original, &self.copy) {
-            let _ = std::fs::remove_file(&self.copy);
+        if self.is_made.swap(false, Ordering::Relaxed) && self.is_there() {
+            let _ = self.directory.remove(&self.copy);
         }
-    }
-}
-
-/// Whether two names are known to stand for the same file.
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |path: &Path| std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
-        identity(a).is_some_and(|a| identity(b) == Some(a))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (a, b);
-        false
     }
 }
 
@@ -423,15 +444,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.dolmen");
         std::fs::write(&path, "old").unwrap();
-        let backup = Backup::of(&path, &Version::first()).unwrap();
+        let backup = Backup::of(&path, &Version::first(), &SaveOptions::new()).unwrap();
         backup.keep().unwrap();
         backup.undo();
-        assert!(!backup.copy.exists());
+        assert!(!backup.path.exists());
         // The rename had its effect, and said that it failed.
         backup.keep().unwrap();
         std::fs::write(directory.path().join("new"), "new").unwrap();
         std::fs::rename(directory.path().join("new"), &path).unwrap();
         backup.undo();
-        assert_eq!(std::fs::read(&backup.copy).unwrap(), b"old");
+        assert_eq!(std::fs::read(&backup.path).unwrap(), b"old");
     }
 }

@@ -197,7 +197,7 @@ fn outcome(
         // More is put in doubt than need be, and never less.
         for ranges in [&mut replaced, &mut unverified] {
             if let (Some(first), Some(last)) = (ranges.first().cloned(), ranges.last().cloned()) {
-                *ranges = vec![first.start..last.end];
+                *ranges = Vec::from([Range { start: first.start, end: last.end }]);
             }
         }
     }

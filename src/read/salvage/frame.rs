@@ -101,7 +101,7 @@ impl Frame {
             (Some(copy @ Copy::Provisional(_)), _) => Some(Frame::new(Base(0), Some(&copy))),
             (None, at_end) => match first.zip(last).and_then(|(first, last)| mend(first, last, file.len())) {
                 Some(header) => Some(Frame::new(Base(0), Some(&Copy::Committed(header)))),
-                None => search(file, at_end, looked_at)?,
+                None => search(file, at_end, looked_at),
             },
         };
         let Some(frame) = frame else {
@@ -224,6 +224,13 @@ struct Hit {
     data_len: u64,
 }
 
+/// What is whole in a file, wherever it is.
+struct Scanned {
+    /// Headers and trailers, and their places.
+    copies: Vec<(u64, Copy)>,
+    hits: Vec<Hit>,
+}
+
 /// A place where the file may begin, and what speaks for it.
 #[derive(Default)]
 struct Candidate {
@@ -238,8 +245,8 @@ const CANDIDATES: usize = 16;
 const HEADERS: usize = 32;
 
 /// Searches all bytes for headers and descriptors, and takes the place that most of them, by the bytes that they describe, agree on.
-fn search(file: &Damaged<'_>, at_end: Option<Copy>, looked_at: &dyn Fn(u64)) -> Result<Option<Frame>> {
-    let (copies, hits) = scan(file, looked_at)?;
+fn search(file: &Damaged<'_>, at_end: Option<Copy>, looked_at: &dyn Fn(u64)) -> Option<Frame> {
+    let Scanned { copies, hits } = scan(file, looked_at);
     let mut candidates: BTreeMap<Base, Candidate> = BTreeMap::new();
     let last = file.len().saturating_sub(HEADER_LEN_U64);
     for (place, copy) in copies.into_iter().chain(at_end.map(|copy| (last, copy))) {
@@ -299,9 +306,9 @@ fn search(file: &Damaged<'_>, at_end: Option<Copy>, looked_at: &dyn Fn(u64)) -> 
     }
     if best.is_none() && file.array::<16>(HEADER_LEN_U64).is_some_and(|bytes| walk::looks_like_an_index(&bytes)) {
         // A file without tensors.
-        return Ok(Some(Frame::new(Base(0), None)));
+        return Some(Frame::new(Base(0), None));
     }
-    Ok(best.map(|(_, base)| Frame::new(base, candidates.get(&base).and_then(|candidate| candidate.copy.as_ref()))))
+    best.map(|(_, base)| Frame::new(base, candidates.get(&base).and_then(|candidate| candidate.copy.as_ref())))
 }
 
 /// How many bytes are described by what agrees with a base: by an index that is whole, or by descriptors. `patience` is how many bytes of
@@ -353,7 +360,7 @@ fn bases_of(hit: &Hit) -> impl Iterator<Item = Base> {
 }
 
 /// Finds all headers and descriptors that are whole.
-fn scan(file: &Damaged<'_>, looked_at: &dyn Fn(u64)) -> Result<(Vec<(u64, Copy)>, Vec<Hit>)> {
+fn scan(file: &Damaged<'_>, looked_at: &dyn Fn(u64)) -> Scanned {
     /// In the middle of both magics.
     const COMMON: &[u8] = b"DOLM";
     const STEP: usize = 128 << 10;
@@ -393,7 +400,7 @@ fn scan(file: &Damaged<'_>, looked_at: &dyn Fn(u64)) -> Result<(Vec<(u64, Copy)>
         at = at.saturating_add(len_u64(STEP));
         looked_at(len_u64(STEP).min(file.len()));
     }
-    Ok((copies, hits))
+    Scanned { copies, hits }
 }
 
 /// Where a word begins within the first `most` bytes.

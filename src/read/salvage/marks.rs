@@ -170,6 +170,7 @@ pub(crate) fn mark_lost(document: &mut Value, exists: impl Fn(&str) -> bool) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are what is compared")]
 mod tests {
     use super::super::report::{Doubt, Loss, LossReason, Outcome};
     use super::*;

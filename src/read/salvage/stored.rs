@@ -114,7 +114,7 @@ impl Stored {
     }
 
     /// Takes what was found of its stretches.
-    fn settle(&mut self, mut found: Vec<(Range<u64>, Found)>) {
+    fn settle(&mut self, mut found: Findings) {
         found.sort_unstable_by_key(|(range, _)| range.start);
         for (range, found) in found {
             match found {
@@ -138,6 +138,9 @@ enum Found {
     CutOff,
 }
 
+/// What is wrong with which ranges of a storage.
+type Findings = Vec<(Range<u64>, Found)>;
+
 /// Stretches of storages that one thread checks at a time.
 struct Task {
     storage: usize,
@@ -160,7 +163,7 @@ pub(super) fn check_all(
     threads: usize,
     looked_at: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    let found: Vec<Mutex<Vec<(Range<u64>, Found)>>> = storages.iter().map(|_| Mutex::default()).collect();
+    let found: Vec<Mutex<Findings>> = storages.iter().map(|_| Mutex::default()).collect();
     {
         let storages = &*storages;
         let tasks = storages.iter().enumerate().flat_map(|(storage, stored)| {
@@ -207,7 +210,7 @@ fn check(
     stored: &Stored,
     (range, crc): (Range<u64>, Option<u32>),
     buffer: &mut [u8],
-    found: &mut Vec<(Range<u64>, Found)>,
+    found: &mut Findings,
     looked_at: &(dyn Fn(u64) + Sync),
 ) {
     if range.is_empty() {
@@ -378,6 +381,7 @@ pub(super) fn within(ranges: &[Range<u64>], part: &Range<u64>) -> Vec<Range<u64>
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are what is compared")]
 mod tests {
     use super::*;
     use crate::format::checksum::crc32;

@@ -1,5 +1,6 @@
 //! Lists of numbers in a pickle.
 
+use super::super::float::widened;
 use super::opcodes::{APPEND, APPENDS, BATCH, EMPTY_LIST, MARK};
 use super::values::Pickler;
 use crate::error::{Error, Result};
@@ -124,13 +125,13 @@ impl Pickler<'_, '_> {
         match dtype {
             DType::Bool => self.ops.bool(bytes.first().is_some_and(|&byte| byte != 0)),
             DType::F64 => self.ops.float(f64::from_le_bytes(le(bytes).ok_or_else(lost)?)),
-            DType::F32 => self.ops.float(f32::from_le_bytes(le(bytes).ok_or_else(lost)?).into()),
+            DType::F32 => self.ops.float(widened(f32::from_le_bytes(le(bytes).ok_or_else(lost)?))),
             DType::F16 => self.ops.float(half::f16::from_le_bytes(le(bytes).ok_or_else(lost)?).into()),
             DType::BF16 => self.ops.float(half::bf16::from_le_bytes(le(bytes).ok_or_else(lost)?).into()),
             DType::C64 | DType::C128 => {
                 let (real, imaginary) = bytes.split_at_checked(bytes.len().div_euclid(2)).ok_or_else(lost)?;
                 let part = |bytes: &[u8]| match bytes.len() {
-                    4 => le(bytes).map(|bytes| f64::from(f32::from_le_bytes(bytes))),
+                    4 => le(bytes).map(|bytes| widened(f32::from_le_bytes(bytes))),
                     _ => le(bytes).map(f64::from_le_bytes),
                 };
                 self.complex(part(real).ok_or_else(lost)?, part(imaginary).ok_or_else(lost)?)

@@ -1,5 +1,6 @@
 //! Long lists of numbers: one tensor that remembers it was a list.
 
+use super::super::float::narrowed;
 use super::super::pickle::{Items, Ref};
 use crate::format::dtype::DType;
 use crate::format::len_u64;
@@ -33,13 +34,6 @@ pub(super) fn dtype_of(items: &Items) -> Option<DType> {
 /// `f32` if it holds all of them to the last bit.
 fn float_dtype(mut floats: impl Iterator<Item = f64>) -> DType {
     if floats.all(|value| narrowed(value).is_some()) { DType::F32 } else { DType::F64 }
-}
-
-/// The `f32` that is exactly this float, to the bits of a NaN.
-fn narrowed(value: f64) -> Option<f32> {
-    #[allow(clippy::as_conversions, reason = "whether this loses anything is what is asked")]
-    let narrow = value as f32;
-    (f64::from(narrow).to_bits() == value.to_bits()).then_some(narrow)
 }
 
 /// Adds the elements to what a storage of that dtype holds; gives the byte at which they begin.

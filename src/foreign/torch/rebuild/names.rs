@@ -85,6 +85,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn endless_paths_are_cut() {
         let mut names = Names::default();
         for _ in 0..1000 {

@@ -84,11 +84,11 @@ pub(super) fn of(source: &dyn ReadAt, records: &Records, names: &Names) -> Resul
     Ok(if is_torn { ByteOrder::Unknown } else { ByteOrder::Little })
 }
 
-/// What lies between records that are whole and have names.
+/// What lies between records that are whole and have the names of PyTorch's.
 fn unnamed(found: &[Found], names: &Names) -> Vec<Range<u64>> {
     let is_whole = |one: &&Found| {
         let mut own = [&one.local_name, &one.entry_name].into_iter().flatten();
-        one.sum == Sum::Right && own.any(|name| names.has(name))
+        one.sum == Sum::Right && own.any(|name| names.is_usual(name))
     };
     let whole: Vec<&Found> = found.iter().filter(is_whole).collect();
     let between = whole.windows(2).filter_map(|two| match two {

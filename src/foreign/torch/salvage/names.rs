@@ -110,9 +110,10 @@ impl Names {
         self.named.get(name).copied()
     }
 
-    /// Whether a whole name is that of a record.
-    pub(super) fn has(&self, name: &str) -> bool {
-        within(&self.root, name).is_some_and(|name| self.named.contains_key(name))
+    /// Whether a whole name is one that PyTorch gives to a record.
+    pub(super) fn is_usual(&self, name: &str) -> bool {
+        within(&self.root, name)
+            .is_some_and(|name| FIXED.contains(&name) || FOLDERS.iter().any(|folder| name.starts_with(folder)))
     }
 
     /// All names that begin so, with their records.
@@ -155,10 +156,15 @@ impl Names {
         let mut records: Vec<(usize, &str)> = self
             .beginning(folder)
             .filter(|(_, named)| named.doubt.is_none())
+            // Where the directory alone has a record, and nothing of one is there, its place says nothing.
+            .filter(|(_, named)| {
+                found.get(named.number).is_some_and(|one| one.sum != Sum::Open || one.local_name.is_some())
+            })
             .map(|(name, named)| (named.number, name.get(folder.len()..).unwrap_or_default()))
             .collect();
         records.sort_unstable_by_key(|(number, _)| *number);
-        if records.iter().all(|(number, _)| found.get(*number).is_some_and(is_certain)) {
+        let is_settled = self.beginning(folder).all(|(_, named)| named.doubt.is_none());
+        if is_settled && records.iter().all(|(number, _)| found.get(*number).is_some_and(is_certain)) {
             return;
         }
         let chains = chains(found);
@@ -192,6 +198,8 @@ impl Names {
         let mut doubtful: HashSet<usize> = HashSet::new();
         // For each stretch of records, by how much numbers and ranks differ in it.
         let mut offsets: HashMap<usize, i64> = HashMap::new();
+        // Those of which more than one record says so.
+        let mut vouched: HashSet<usize> = HashSet::new();
         for chain in ranked.chunk_by(|(a, _), (b, _)| chain_of(*a) == chain_of(*b)) {
             let offset_of = |(number, rank): &(usize, i64)| rank.saturating_sub(i64::try_from(*number).unwrap_or(0));
             let mut votes: HashMap<i64, u32> = HashMap::new();
@@ -213,10 +221,13 @@ impl Names {
             let mut winners = votes.iter().filter(|(_, votes)| **votes == most).map(|(offset, _)| *offset);
             let winner = winners.next().filter(|_| winners.next().is_none());
             offsets.extend(winner.map(|offset| (chain_of(first), offset)));
+            if most >= 2 {
+                vouched.extend(winner.map(|_| chain_of(first)));
+            }
             let uncertain = chain.iter().filter(|(number, _)| !found.get(*number).is_some_and(is_certain));
             doubtful.extend(uncertain.filter(|one| Some(offset_of(one)) != winner).map(|(number, _)| *number));
         }
-        // And what nothing is joined to must at least lie between its neighbours.
+        // And what no other is joined to must at least lie between its neighbours.
         let sound: Vec<(usize, i64)> =
             ranked.iter().filter(|(number, _)| !doubtful.contains(number)).copied().collect();
         for three in sound.windows(3) {
@@ -224,6 +235,7 @@ impl Names {
                 && !(before < rank && rank < after)
                 && before < after
                 && !found.get(number).is_some_and(is_certain)
+                && !vouched.contains(&chain_of(number))
             {
                 doubtful.insert(number);
             }
@@ -231,6 +243,7 @@ impl Names {
         if let [.., (_, before), (number, rank)] = *sound.as_slice()
             && before >= rank
             && !found.get(number).is_some_and(is_certain)
+            && !vouched.contains(&chain_of(number))
         {
             doubtful.insert(number);
         }
@@ -247,7 +260,16 @@ impl Names {
                 told.push((name.clone(), number));
             }
         }
+        // And of two names that one record has, the one that belongs in its place.
+        for (name, named) in self.beginning(folder).filter(|(_, named)| named.doubt == Some(TWO_NAMES)) {
+            let rank = name.strip_prefix(folder).and_then(|key| ranks.get(key)).copied();
+            let here = i64::try_from(named.number).ok().and_then(|number| rank?.checked_sub(number));
+            if here.is_some() && offsets.get(&chain_of(named.number)).copied() == here {
+                told.push((name.to_owned(), named.number));
+            }
+        }
         for (name, number) in told {
+            self.named.retain(|_, named| named.number != number || named.doubt != Some(TWO_NAMES));
             self.named.insert(name, Named { number, doubt: None });
         }
         for (name, named) in &mut self.named {

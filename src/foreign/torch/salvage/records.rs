@@ -218,8 +218,11 @@ impl<'s> Finder<'s> {
         let mut by_data = HashMap::with_capacity(signs.locals.len());
         for (number, local) in signs.locals.iter().enumerate() {
             by_place.insert(local.at, number);
-            // Of several the one that lies closest: the others are damaged, or claim too much.
-            by_data.insert(local.data_at, number);
+            // One behind which others begin before its data does is damaged, or claims too much. Of several the one that lies closest.
+            let next = signs.locals.get(number.saturating_add(1));
+            if next.is_none_or(|next| next.at >= local.data_at) {
+                by_data.insert(local.data_at, number);
+            }
         }
         let first = signs.locals.first().map_or(0, |local| local.at);
         let base = i64::try_from(first).unwrap_or(0);
@@ -322,7 +325,11 @@ impl<'s> Finder<'s> {
             let record = &entry.record;
             let numbers = (record.crc32.unwrap_or(0), record.stored_len, record.len);
             if let Some(local) = self.local_of(entry) {
-                push(local.data_at, numbers, record.method, Some(number), true);
+                // If the header says wrongly where its data begins, nothing follows where it would end.
+                let end = local.data_at.saturating_add(record.stored_len);
+                let ends = [0, 16, MAX_DESCRIPTOR_LEN].map(|own_len| end.saturating_add(own_len));
+                let is_followed = ends.into_iter().any(|end| self.begins_at(end));
+                push(local.data_at, numbers, record.method, Some(number), is_followed);
             }
             for data_at in self.guesses(entry, &offsets) {
                 push(data_at, numbers, record.method, Some(number), false);

@@ -159,8 +159,11 @@ fn local(bytes: &[u8], at: u64) -> Option<Local> {
     let name = name(fields.bytes(name_len.into())?)?;
     archive::check_flags(flags, method).ok()?;
     // Those that are longer are none of PyTorch's, and cannot be looked into here.
-    let extra = fields.bytes(extra_len.into()).unwrap_or_default();
-    let long = archive::zip64_field(extra).unwrap_or_default();
+    let extra = fields.bytes(extra_len.into())?;
+    let long = archive::zip64_field(extra).ok()?;
+    if !is_padding_last(extra) {
+        return None;
+    }
     let data_at = at.checked_add(archive::LOCAL_LEN)?.checked_add(name_len.into())?.checked_add(extra_len.into())?;
     let numbers = match archive::with_zip64(long, [len, stored_len, 0]) {
         Some([len, stored_len, _]) if flags & HAS_DESCRIPTOR == 0 || len > 0 => Some((crc32, stored_len, len)),
@@ -168,6 +171,18 @@ fn local(bytes: &[u8], at: u64) -> Option<Local> {
     };
     let method = if method == 0 { Method::Stored } else { Method::Deflated };
     Some(Local { at, name: name.to_owned(), data_at, method, numbers })
+}
+
+/// Whether PyTorch's padding, if there is some, goes to the end of the extra fields. If not, one of the lengths is damaged, and so it is not
+/// known where data begins.
+fn is_padding_last(extra: &[u8]) -> bool {
+    let mut fields = Fields(extra);
+    while let (Some(kind), Some(len)) = (fields.array::<2>(), fields.u16()) {
+        if fields.bytes(len.into()).is_none() || (kind == *b"FB" && !fields.0.is_empty()) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Both ways to read what follows data: with lengths of 32 bits, and of 64.

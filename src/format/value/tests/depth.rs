@@ -69,6 +69,7 @@ fn use_all_of(value: &Value) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn values_nest_1024_deep_and_no_deeper() {
     on_a_thread(|| {
         for (i, (wrap, levels, besides)) in WAYS.into_iter().enumerate() {
@@ -89,6 +90,7 @@ fn values_nest_1024_deep_and_no_deeper() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn depth_counts_arrays_tags_and_maps_alike() {
     let arrays = |n| vec![0x81; n];
     let rule = |bytes: Vec<u8>| decode_document(&bytes).err().and_then(|error| error.rule());
@@ -111,6 +113,7 @@ fn depth_counts_arrays_tags_and_maps_alike() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn writing_agrees_with_reading_on_what_a_level_is() {
     for leaf in [
         Value::Null,
@@ -136,6 +139,7 @@ fn writing_agrees_with_reading_on_what_a_level_is() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn bytes_of_any_depth_are_refused_without_recursing() {
     on_a_thread(|| {
         for repeated in ["81", "d81c", "da444f4c0281", "c2", "da444f4c0aa165636c617373", "a160", "da444f4c0582f6"] {

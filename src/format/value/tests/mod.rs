@@ -23,6 +23,11 @@ fn hex(digits: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
+/// A power of two that a normal double holds; `powi` need not be exact.
+fn two_to(exponent: i64) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
 fn texts(items: &[&str]) -> Vec<Value> {
     items.iter().map(|item| Value::from(*item)).collect()
 }

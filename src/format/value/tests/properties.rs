@@ -214,6 +214,7 @@ fn accepts_only_what_it_writes(bytes: &[u8]) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn documents_come_back_as_they_were(value in document()) {
         let bytes = encode_document(&value).unwrap();
         prop_assert_eq!(decode_document(&bytes).unwrap(), value.clone());
@@ -260,6 +261,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn changed_documents_are_accepted_only_as_written(
         value in document(),
         at in any::<prop::sample::Index>(),
