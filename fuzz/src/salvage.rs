@@ -354,7 +354,7 @@ impl Damaged {
         }
         let row_len = len / rows;
         // 0 rows may be noted: the shape begins with what is to be, or with 0.
-        let noted = if with % 4 == 0 { 0 } else { much % rows };
+        let noted = if with.is_multiple_of(4) { 0 } else { much % rows };
         let there = (noted * row_len + usize::from(with)).min(len);
         let crc = crc32fast::hash(&self.bytes[data..data + noted * row_len]);
         self.bytes.truncate(data + there);
