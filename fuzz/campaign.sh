@@ -29,8 +29,8 @@ build() {
             cp "target/campaign-$sanitizer/$(rustc -vV | sed -n 's/^host: //p')/release/$target" "$state/bin/$sanitizer/$target.new" || return 1
             mv "$state/bin/$sanitizer/$target.new" "$state/bin/$sanitizer/$target"
         done
+        git rev-parse --short=10 HEAD > "$state/bin/$sanitizer/commit"
     done
-    git rev-parse --short=10 HEAD > "$state/bin/commit"
 }
 
 # Executions of a target with a sanitizer, or with any.
@@ -52,7 +52,7 @@ fuzz() {
     features=$(grep -ao 'ft: [0-9]*' "$out" | tail -n 1 | cut -d ' ' -f 2)
     inputs=$(grep -ao 'corp: [0-9]*' "$out" | tail -n 1 | cut -d ' ' -f 2)
     [ "$result" = nothing ] || cp "$out" "$state/artifacts/$target/$(date -u +%H%M%S)-$sanitizer.out"
-    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(cat "$state/bin/commit")" "$target" "$sanitizer" \
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(date -u +%FT%TZ)" "$(cat "$state/bin/$sanitizer/commit")" "$target" "$sanitizer" \
         "${count:-0}" "$((SECONDS - begun))" "${edges:-0}" "${features:-0}" "${inputs:-0}" "$result" >> "$log"
 }
 
@@ -73,6 +73,8 @@ next_target() {
     local target
     for target in "${targets[@]}"; do
         [ -x "$state/bin/none/$target" ] || continue
+        # What finds something finds it again, until it is repaired and built.
+        [ "$(tail -n 200 "$log" | awk -F '\t' -v target="$target" '$3 == target { last = $2 $10 } END { print last }')" != "$(cat "$state/bin/none/commit")FOUND" ] || continue
         echo "$(($(executions "$target" "") * 10000 / $(goal "$target"))) $RANDOM $target"
     done | sort -n | while read -r _ _ target; do
         # Taken by whoever makes the folder; one whose runner is gone is free.

@@ -4,7 +4,7 @@ use super::super::assemble::Assembled;
 use super::super::legacy::Legacy;
 use super::super::rebuild::Found;
 use super::tensors::{self, Judge, Judged, Meant};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::read::GuestIndex;
 use crate::read::salvage::{ExtraOutcome, Finding, Guide, Loss, LossReason, Part, SalvageOptions, SalvageReport};
 use crate::source::ReadAt;
@@ -21,15 +21,7 @@ pub(super) fn find(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions)
     report.begins_at = Some(0);
     let legacy = match Legacy::read(source, &options.limits) {
         Ok(legacy) => legacy,
-        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit | ErrorKind::UnsupportedVersion) => {
-            return Err(e);
-        }
-        Err(e) => {
-            report.damage(Part::Pickle, None, e.reason());
-            report.document = ExtraOutcome::broken(e.reason());
-            report.may_have_more = true;
-            return Ok(Finding { guest: GuestIndex::new("torch", "legacy"), report, layout: None });
-        }
+        Err(e) => return broken(e, report),
     };
     if let Some(e) = &legacy.broken {
         report.damage(Part::File, e.offset().map(|at| at..file_len), e.reason());
@@ -56,7 +48,10 @@ pub(super) fn find(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions)
         }
     };
     let judge = Judge::new(judge, false, source);
-    let rebuilt = legacy.rebuild(&judge)?;
+    let rebuilt = match legacy.rebuild(&judge) {
+        Ok(rebuilt) => rebuilt,
+        Err(e) => return broken(e, report),
+    };
     let meant = Meant { rebuilt, said: judge.said(), prefix: None, inflated: None, doubt: Some(WHY.to_owned()) };
     let mut assembled = Assembled::salvaged("legacy");
     tensors::settle(meant, &mut assembled, &mut report, options)?;
@@ -66,4 +61,15 @@ pub(super) fn find(source: &dyn ReadAt, file_len: u64, options: &SalvageOptions)
         drop(guest.take_document());
     }
     Ok(Finding { guest, report, layout: None })
+}
+
+/// What is left of a file whose pickle means nothing.
+fn broken(e: Error, mut report: SalvageReport) -> Result<Finding> {
+    if matches!(e.kind(), ErrorKind::Io | ErrorKind::Limit | ErrorKind::UnsupportedVersion) {
+        return Err(e);
+    }
+    report.damage(Part::Pickle, None, e.reason());
+    report.document = ExtraOutcome::broken(e.reason());
+    report.may_have_more = true;
+    Ok(Finding { guest: GuestIndex::new("torch", "legacy"), report, layout: None })
 }

@@ -331,6 +331,12 @@ impl Salvage<'_> {
         }
         let there = zip::found(record);
         let doubt = |reason, why: String| Judged::Doubtful { found: there.clone(), reason, why };
+        // What is damaged may not become as many bytes as there were, and then there is nothing to be unverified.
+        if found.sum != Sum::Right
+            && let Err(e) = copy_record(self.source, &Record { crc32: None, ..record.clone() }, &mut std::io::sink())
+        {
+            return Judged::Lost(lost(LossReason::DataDamaged, e.reason()).at(at));
+        }
         match found.sum {
             Sum::Right => match named.doubt {
                 Some(why) => doubt(LossReason::DescriptionDamaged, format!("{name}: {why}")),
