@@ -29,7 +29,7 @@ pub fn exports(checkpoint: &Checkpoint, data: &[u8]) {
     if let Some(document) = checkpoint.document().expect("valid") {
         look_at(&document);
     }
-    if open::is_chosen(data, 16) {
+    if open::is_chosen(data, 128) {
         by_path(checkpoint, data);
     }
 }

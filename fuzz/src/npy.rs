@@ -16,7 +16,7 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 pub fn npy(data: &[u8]) -> Outcome {
     let path = open::scratch("npy").with_extension(if data.starts_with(b"PK") { "npz" } else { "npy" });
     std::fs::write(&path, data).expect("the scratch directory can be written");
-    if open::is_chosen(data, 16) {
+    if open::is_chosen(data, 64) {
         converted(&path);
     }
     let outcome = if data.starts_with(MAGIC) { array(data, &path) } else { archive(data, &path) };

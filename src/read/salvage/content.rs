@@ -352,6 +352,8 @@ impl Content {
                 return;
             }
             let row_len = tensor.shape.get(1..).and_then(|row| layout::row_len(row, tensor.dtype.bits()));
+            // A note is of rows one after the other, from the first byte on.
+            let row_len = row_len.filter(|_| tensor.start == 0 && tensor.strides.is_none());
             let (Some(row_len), Ok(number)) = (row_len, u32::try_from(self.storages.len())) else {
                 let why = "its writer was in the middle of it, and how long its rows are is not known";
                 report.tensor(&name, Some(tensor.dtype), None, lost(LossReason::DescriptionDamaged, why));

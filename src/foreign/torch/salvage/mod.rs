@@ -188,7 +188,7 @@ impl Salvage<'_> {
             Err(e) => {
                 report.document = ExtraOutcome::broken(e.reason());
                 more_lost(Error::new(e.kind(), e.reason()), &mut report);
-                raw::storages(&self.records.found, &names, self.options, &mut assembled, &mut report)?;
+                raw::storages(self.source, &self.records.found, &names, self.options, &mut assembled, &mut report)?;
             }
         }
         match constants {

@@ -2,6 +2,7 @@
 //!
 //! They are saved only if that is asked for: as bytes, under the names of their records.
 
+use super::super::archive::{Record, copy_record};
 use super::super::assemble::Assembled;
 use super::super::rebuild::{Planned, Rebuilt, RebuiltTensor};
 use super::super::zip;
@@ -11,6 +12,7 @@ use crate::error::Result;
 use crate::format::dtype::DType;
 use crate::format::value::Value;
 use crate::read::salvage::{Doubt, Loss, LossReason, Outcome, Rescue, SalvageOptions, SalvageReport};
+use crate::source::ReadAt;
 
 const WHY: &str = "the pickle that says which tensors lie in it is lost";
 
@@ -19,6 +21,7 @@ const WHY: &str = "the pickle that says which tensors lie in it is lost";
 /// # Errors
 /// If there are too many.
 pub(super) fn storages(
+    source: &dyn ReadAt,
     found: &[Found],
     names: &Names,
     options: &SalvageOptions,
@@ -39,8 +42,12 @@ pub(super) fn storages(
             (Sum::Open, _) => (LossReason::DescriptionDamaged, "where it ends is not known".to_owned()),
         };
         let is_good = one.sum == Sum::Right && named.doubt.is_none();
-        let outcome = match one.sum {
-            Sum::Open | Sum::Unreadable => Outcome::Lost(Loss::new(reason, why).at(at)),
+        // What is damaged may not become as many bytes as there were, and then there is nothing to be unverified.
+        let as_found = || copy_record(source, &Record { crc32: None, ..record.clone() }, &mut std::io::sink());
+        let broken = if one.sum == Sum::Right { None } else { as_found().err() };
+        let outcome = match (one.sum, broken) {
+            (Sum::Open | Sum::Unreadable, _) => Outcome::Lost(Loss::new(reason, why).at(at)),
+            (_, Some(e)) => Outcome::Lost(Loss::new(LossReason::DataDamaged, e.reason()).at(at)),
             _ if options.raw && is_good => Outcome::Intact,
             _ if options.raw && options.unverified => {
                 let all = 0..record.len;
