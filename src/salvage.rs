@@ -139,6 +139,13 @@ fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
     let is_zip = start.starts_with(b"PK");
     let mut dolmen = if is_zip { None } else { crate::read::salvage::find(source, options)? };
     if let Some(found) = dolmen.take_if(|found| found.report.has_something() || start.starts_with(&MAGIC)) {
+        #[cfg(feature = "torch")]
+        if !start.starts_with(&MAGIC)
+            && let Some(around) = crate::foreign::torch::salvage::find(source, options)?
+            && begins_before(&around.report, &found.report)
+        {
+            return Ok(around);
+        }
         return Ok(found);
     }
     let start = begun?;
@@ -162,6 +169,12 @@ fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
         _ => crate::format::diagnosis::not_dolmen(&start),
     });
     Ok(Finding { guest: GuestIndex::new("", ""), report, layout: None })
+}
+
+/// Whether something was found that begins before what else was, and so may hold it.
+#[cfg(feature = "torch")]
+fn begins_before(one: &SalvageReport, other: &SalvageReport) -> bool {
+    one.has_something() && one.begins_at.is_some_and(|one| other.begins_at.is_some_and(|other| one < other))
 }
 
 /// Makes a checkpoint of what was found: marked with what nothing vouches for, its document without references to what is lost.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use dolmen::format::value::Value;
 use dolmen::salvage::{ExtraOutcome, Guide, LOST, LossReason, MARKS, Outcome, Part};
-use dolmen::{Checkpoint, ErrorKind, Fill, SalvageOptions, Salvaged, TensorView};
+use dolmen::{Builder, Checkpoint, ErrorKind, Fill, SalvageOptions, Salvaged, TensorView};
 use hostile::*;
 
 /// Counts, for each thread alone, the bytes in use and the most there have been.
@@ -745,7 +745,11 @@ fn a_damaged_pickle_is_never_guessed_at_and_storages_are_saved_as_bytes_on_reque
 
 /// A checkpoint whose second tensor is the bytes of another, which has the same names, and as many storages of the same lengths.
 fn nesting() -> (Vec<u8>, Placed) {
-    let inner = model(&[6, 500, 6, 6, 6, 6]);
+    nesting_of(&model(&[6, 500, 6, 6, 6, 6]))
+}
+
+/// A checkpoint whose second tensor is the bytes of another file.
+fn nesting_of(inner: &[u8]) -> (Vec<u8>, Placed) {
     let mut pickle = Pickle::new().op(DICT).op(MARK);
     let floats = |number: usize| (0..6).flat_map(|i| ((number * 77 + i) as f32).to_le_bytes()).collect::<Vec<u8>>();
     let mut storages: Vec<(String, Vec<u8>)> = Vec::new();
@@ -756,7 +760,7 @@ fn nesting() -> (Vec<u8>, Placed) {
             let count = inner.len() as i64;
             let function = pickle.global("torch._utils", "_rebuild_tensor_v2");
             pickle = function.tensor_args("ByteStorage", &key, count, 0, &[count], &[1]);
-            storages.push((key, inner.clone()));
+            storages.push((key, inner.to_vec()));
         } else {
             pickle = pickle.tensor(&key, 6, 0, &[6], &[1]);
             storages.push((key, floats(number)));
@@ -765,8 +769,21 @@ fn nesting() -> (Vec<u8>, Placed) {
     let storages: Vec<(&str, &[u8])> = storages.iter().map(|(key, data)| (key.as_str(), data.as_slice())).collect();
     let bytes = torch_archive(&pickle.op(SETITEMS).stop(), &storages);
     let record = layout(&bytes).0.into_iter().find(|record| record.name == "data/1").unwrap();
-    assert_eq!(bytes[record.data.clone()], inner);
+    assert_eq!(&bytes[record.data.clone()], inner);
     (bytes, record)
+}
+
+#[test]
+fn a_dolmen_file_within_a_tensor_is_not_taken_for_the_archive_around_it() {
+    let mut b = Builder::new();
+    b.tensor("layer.0", &[1.0f32; 6]).unwrap();
+    let (mut bytes, _) = nesting_of(&b.to_vec().unwrap());
+    let original = Original::of(&bytes);
+    // Nothing says any more, where the file begins, what it is.
+    bytes[..4].fill(0);
+    let salvaged = salvaged(&bytes, "without its first signature");
+    assert_eq!(salvaged.report().format, "torch");
+    assert_eq!(original.check(&salvaged, "without its first signature"), original.all());
 }
 
 #[test]
