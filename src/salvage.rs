@@ -140,7 +140,8 @@ fn find(source: &dyn ReadAt, options: &SalvageOptions) -> Result<Finding> {
     let mut dolmen = if is_zip { None } else { crate::read::salvage::find(source, options)? };
     if let Some(found) = dolmen.take_if(|found| found.report.has_something() || start.starts_with(&MAGIC)) {
         #[cfg(feature = "torch")]
-        if !start.starts_with(&MAGIC)
+        if begun.is_ok()
+            && !start.starts_with(&MAGIC)
             && let Some(around) = crate::foreign::torch::salvage::find(source, options)?
             && begins_before(&around.report, &found.report)
         {
