@@ -365,7 +365,9 @@ fn ending_of(file: &dyn ReadAt) -> std::io::Result<&'static str> {
     let mut tail = vec![0; len_usize(len.saturating_sub(begin)).unwrap_or(0)];
     file.read_exact_at(&mut tail, begin)?;
     let unfinished = tail.rsplit(|&b| b == b'\n').next().unwrap_or_default();
-    Ok(if line::parsed_unfinished(unfinished).is_some() { "\n" } else { "|\n" })
+    // What is blank tells of nothing, and is not to become a line that does not.
+    let may_end = unfinished.trim_ascii().is_empty() || line::parsed_unfinished(unfinished).is_some();
+    Ok(if may_end { "\n" } else { "|\n" })
 }
 
 /// A line with its newline, if it has one; or a piece of one that is too long.
