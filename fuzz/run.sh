@@ -4,7 +4,7 @@
 #   fuzz/run.sh [SECONDS_TOTAL]       default 60, shared out evenly
 #
 # SANITIZER=none fuzzes without AddressSanitizer, which is several times as fast. TARGETS="values write_model" fuzzes only those.
-# JOBS=2 runs so many targets at a time. Exit status: 0 if nothing was found, 1 if something was or a target does not build. Where nightly
+# JOBS=2 runs so many targets at a time. SEED=1 draws the same each time, as far as it comes; otherwise chance does. Exit status: 0 if nothing was found, 1 if something was or a target does not build. Where nightly
 # or cargo-fuzz is missing it says so and ends with 0; with REQUIRE=1 it ends with 2 then.
 set -u
 cd "$(dirname "$0")"
@@ -33,7 +33,7 @@ fuzz() {
     mkdir -p "artifacts/$target" "corpus/$target"
     read -r -a folders <<< "$(folders_of "$target")"
     read -r -a options <<< "$(options_of "$target")"
-    options+=(-max_total_time="$each")
+    options+=(-max_total_time="$each" -seed="${SEED:-0}")
     if cargo +nightly fuzz run -s "$sanitizer" "$target" "${folders[@]}" -- "${options[@]}" > "$log" 2>&1; then
         local done executions
         done=$(grep -a 'DONE   cov:' "$log" | tail -n 1)
