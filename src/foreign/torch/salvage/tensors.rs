@@ -145,7 +145,13 @@ pub(super) fn settle(
     let mut filled: Vec<Option<(Vec<u8>, u64)>> = judged.iter().map(|_| None).collect();
     for tensor in std::mem::take(&mut rebuilt.tensors) {
         let judged = judged.get(tensor.storage).and_then(Option::as_ref);
-        let outcome = outcome(&tensor, judged, doubt.as_deref(), options);
+        let outcome = match rebuilt.storages.get(tensor.storage) {
+            Some(planned) if is_cut_in_a_number(planned) => {
+                let why = "its storage holds no whole number of numbers, and their bytes are in another order";
+                Outcome::Lost(Loss::new(LossReason::DescriptionDamaged, why))
+            }
+            _ => outcome(&tensor, judged, doubt.as_deref(), options),
+        };
         if let (Outcome::Partial(_), Some(fill)) = (&outcome, options.partial) {
             let pattern = pattern(fill, &tensor)?;
             if let Some(filled) = filled.get_mut(tensor.storage).filter(|filled| filled.is_none()) {
@@ -186,6 +192,16 @@ pub(super) fn settle(
         }
     }
     assembled.add(rebuilt, prefix.is_none(), inflated)
+}
+
+/// Whether bytes that must be put in another order, number by number, end within a number: no reader can use them.
+fn is_cut_in_a_number(planned: &Planned) -> bool {
+    match planned {
+        Planned::Found { found, swap: Some(size), .. } => {
+            found.len().checked_rem((*size).into()).is_some_and(|rest| rest != 0)
+        }
+        _ => false,
+    }
 }
 
 /// So many bytes that no number is cut in two.
