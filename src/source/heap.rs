@@ -97,6 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn buffers_are_aligned_and_as_long_as_asked() {
         for len in [0, 1, 4095, 4096, 4097, 100_000, (4 << 20) - 1, 4 << 20, (5 << 20) + 3] {
             let mut bytes = AlignedBytes::zeroed(len).unwrap();

@@ -413,6 +413,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn what_is_cut_off_damaged_or_unreadable_is_told_apart() {
         let bytes: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
         let blocks: Vec<u32> = bytes[..16_000].chunks(4096).map(crc32).collect();
