@@ -204,3 +204,74 @@ unsafe extern "C" fn delete<M: Managed>(managed: *mut M) {
     // A panic of a device's implementation must not reach the consumer, who may be C.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(owner)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::abi::K_DL_CPU;
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Memory that counts how often it was given back.
+    struct Memory(Vec<u16>, Arc<AtomicUsize>);
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tensor(given_back: &Arc<AtomicUsize>) -> DlpackTensor {
+        let mut memory = Memory(vec![1, 2, 3, 4, 5, 6], Arc::clone(given_back));
+        let data = memory.0.as_mut_ptr().cast();
+        let device = DLDevice { device_type: K_DL_CPU, device_id: 0 };
+        DlpackTensor::new(data, device, DType::U16, &[3, 2], &[1, 3], false, Box::new(memory)).unwrap()
+    }
+
+    /// What a consumer sees: the elements in row-major order.
+    ///
+    /// # Safety
+    /// The tensor is one of those above, and alive.
+    unsafe fn elements(of: &DLTensor) -> Vec<u16> {
+        // SAFETY: it has two axes, and its elements lie where they say.
+        unsafe {
+            let (shape, strides) = (std::slice::from_raw_parts(of.shape, 2), std::slice::from_raw_parts(of.strides, 2));
+            let at = |row: i64, column: i64| {
+                *of.data.cast::<u16>().offset((row * strides[0] + column * strides[1]) as isize)
+            };
+            (0..shape[0])
+                .flat_map(|row| (0..shape[1]).map(move |column| (row, column)))
+                .map(|(r, c)| at(r, c))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn what_is_handed_over_can_be_read_written_and_given_back_once() {
+        let given_back = Arc::default();
+        let handed = tensor(&given_back).into_raw();
+        // SAFETY: it was just handed over, and is deleted once, at the end.
+        unsafe {
+            assert_eq!(elements(&(*handed).dl_tensor), [1, 4, 2, 5, 3, 6]);
+            *(*handed).dl_tensor.data.cast::<u16>() = 9;
+            assert_eq!(elements(&(*handed).dl_tensor)[0], 9);
+            assert_eq!(given_back.load(Ordering::Relaxed), 0);
+            (*handed).deleter.unwrap()(handed);
+        }
+        assert_eq!(given_back.load(Ordering::Relaxed), 1);
+
+        let handed = tensor(&given_back).into_raw_unversioned().unwrap();
+        // SAFETY: as above; another thread may be the one that deletes it.
+        unsafe {
+            assert_eq!(elements(&(*handed).dl_tensor), [1, 4, 2, 5, 3, 6]);
+            let (address, deleter) = (handed.expose_provenance(), (*handed).deleter.unwrap());
+            std::thread::spawn(move || deleter(std::ptr::with_exposed_provenance_mut(address))).join().unwrap();
+            deleter(std::ptr::null_mut());
+        }
+        assert_eq!(given_back.load(Ordering::Relaxed), 2);
+
+        // Kept by nobody, it is given back too.
+        drop(tensor(&given_back));
+        assert_eq!(given_back.load(Ordering::Relaxed), 3);
+    }
+}
