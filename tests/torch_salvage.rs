@@ -5,11 +5,11 @@
 #![cfg(all(feature = "torch", feature = "fs"))]
 #![allow(clippy::single_range_in_vec_init, reason = "what is compared are lists of ranges")]
 
+#[path = "../fuzz/src/heap.rs"]
+mod heap;
 #[path = "common/hostile_torch.rs"]
 mod hostile;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,62 +19,6 @@ use dolmen::format::value::Value;
 use dolmen::salvage::{ExtraOutcome, Guide, LOST, LossReason, MARKS, Outcome, Part};
 use dolmen::{Builder, Checkpoint, ErrorKind, Fill, SalvageOptions, Salvaged, TensorView};
 use hostile::*;
-
-/// Counts, for each thread alone, the bytes in use and the most there have been.
-struct Counting;
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn add(bytes: isize) {
-    // While a thread ends its counters may be gone; then nothing is measured any more.
-    let _ = NOW.try_with(|now| {
-        now.set(now.get() + bytes);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
-    });
-}
-
-// SAFETY: everything is passed on to the system's allocator as it came; the counters allocate nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        add(layout.size() as isize);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        add(layout.size() as isize);
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // While it moves, both are there.
-        add(new_size as isize);
-        add(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.realloc(old, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        add(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
-
-/// The most that was in use during some work, besides what was before.
-fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = NOW.get();
-    PEAK.set(before);
-    let result = work();
-    (result, (PEAK.get() - before) as usize)
-}
 
 fn data(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch_data").join(file)
@@ -843,9 +787,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn bounded(file: &[u8], what: &str) -> Salvaged {
     let start = Instant::now();
     let options = SalvageOptions::new().unverified(true).raw(true).partial(Fill::Zeros);
-    let (salvaged, most) = peak(|| options.salvage_bytes(file).unwrap_or_else(|e| panic!("{what}: {e}")));
+    let (salvaged, most) = heap::peak(|| options.salvage_bytes(file).unwrap_or_else(|e| panic!("{what}: {e}")));
     assert!(start.elapsed() < PATIENCE, "{what}: {:?}", start.elapsed());
-    assert!(most < file.len() * 16 + (8 << 20), "{what}: {most} bytes for a file of {}", file.len());
+    assert!(most < file.len() as u64 * 16 + (8 << 20), "{what}: {most} bytes for a file of {}", file.len());
     salvaged
 }
 

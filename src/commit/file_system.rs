@@ -15,6 +15,8 @@ use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use crate::source::file::uninterrupted;
+
 /// Where files are saved: the way in to directories.
 pub trait FileSystem: Debug + Send + Sync {
     /// Opens a directory, from the process's working directory.
@@ -207,16 +209,4 @@ pub enum FileKind {
     Symlink,
     /// A pipe, a socket, a device.
     Other,
-}
-
-/// Repeats a call for as long as a signal interrupts it.
-///
-/// For calls without effect, or whose effect is the same when repeated; never for a flush.
-pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
 }

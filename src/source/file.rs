@@ -93,13 +93,14 @@ pub(crate) fn open_regular(path: &std::path::Path) -> crate::Result<(File, u64)>
     Ok((file, len))
 }
 
-/// Asks again for as long as a signal interrupts the question, which some network and FUSE file systems let it do. Reads, and the opening of
-/// files, do so by themselves.
-pub(crate) fn uninterrupted<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// Repeats a call for as long as a signal interrupts it, which some network and FUSE file systems let it do.
+///
+/// For calls without effect, or whose effect is the same when repeated; never for a flush. Reads, and the opening of files, do so by themselves.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
-        match ask() {
+        match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            answer => return answer,
+            result => return result,
         }
     }
 }
